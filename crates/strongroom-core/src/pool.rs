@@ -1,0 +1,1 @@
+//! Which pages of a range are free.

@@ -1,0 +1,1 @@
+//! Whether the preload object can be loaded into a program file.

@@ -1,0 +1,3 @@
+//! Secret memory.
+pub mod fork;
+pub mod launch;

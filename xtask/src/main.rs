@@ -1,0 +1,2 @@
+//! Build, test and bench strongroom.
+fn main() {}
