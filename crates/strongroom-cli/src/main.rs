@@ -1,2 +1,56 @@
 //! The `strongroom` command.
-fn main() {}
+
+// std's own entry point makes the process ignore SIGPIPE, and the program that `run`
+// becomes would inherit that. Unit tests have the entry point of their harness.
+#![cfg_attr(not(test), no_main)]
+
+mod args;
+mod doctor;
+mod failure;
+mod pages;
+mod run;
+
+use args::{Cli, Command};
+use clap::Parser;
+use failure::Failure;
+use std::process::ExitCode;
+
+/// The C entry point.
+#[cfg(not(test))]
+#[unsafe(no_mangle)]
+extern "C" fn main(
+    _count: std::ffi::c_int,
+    _arguments: *const *const std::ffi::c_char,
+) -> std::ffi::c_int {
+    std::process::exit(i32::from(command()))
+}
+
+/// Does what the command line says and returns the exit status.
+#[cfg_attr(test, expect(dead_code, reason = "called by the entry point"))]
+fn command() -> u8 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Whoever cannot be told sees the status.
+            let _ = error.print();
+            return if error.use_stderr() {
+                failure::STATUS
+            } else {
+                0
+            };
+        }
+    };
+    let done = match cli.command {
+        Command::Run(args) => match run::run(&args) {
+            Err(failure) => Err(failure),
+            Ok(never) => match never {},
+        },
+        Command::Doctor(args) => Ok(u8::from(doctor::run(args.json) != ExitCode::SUCCESS)),
+        Command::Completions { shell } => pages::completions(shell),
+        Command::Man { directory } => pages::man(&directory),
+    };
+    done.unwrap_or_else(|failure: Failure| {
+        failure.print();
+        failure.status()
+    })
+}

@@ -97,17 +97,19 @@ impl Reason {
                 "raise it: `ulimit -l unlimited`; systemd LimitMEMLOCK=infinity; docker run --ulimit memlock=-1"
             }
             Reason::OutOfMemory => "free memory or raise the control group's memory.max",
-            Reason::TooManyFiles => {
-                "raise the open-file limit: `ulimit -n`; systemd LimitNOFILE="
-            }
+            Reason::TooManyFiles => "raise the open-file limit: `ulimit -n`; systemd LimitNOFILE=",
             Reason::TooManyMappings { .. } => "sysctl vm.max_map_count=262144",
-            Reason::ReservationFull { .. } => "raise the address-space limit: `ulimit -v unlimited`",
+            Reason::ReservationFull { .. } => {
+                "raise the address-space limit: `ulimit -v unlimited`"
+            }
             Reason::Dumpable => "run without --dumpable",
             Reason::Traced => "end the debugger or tracer that is attached",
             Reason::CannotPreload => {
                 "use a dynamically linked glibc build of the program that is not setuid"
             }
-            Reason::OwnAllocator => "use --scope locked, or a build of the program with the system's malloc",
+            Reason::OwnAllocator => {
+                "use --scope locked, or a build of the program with the system's malloc"
+            }
             Reason::KeeperLacks { .. }
             | Reason::NotArranged
             | Reason::CannotHide
@@ -129,20 +131,27 @@ impl fmt::Display for Reason {
             Reason::OutOfMemory => f.write_str("out of memory (ENOMEM)"),
             Reason::TooManyFiles => f.write_str("no file descriptor is free (EMFILE)"),
             Reason::TooManyMappings { limit } => {
-                write!(f, "the process has too many mappings (vm.max_map_count is {limit})")
+                write!(
+                    f,
+                    "the process has too many mappings (vm.max_map_count is {limit})"
+                )
             }
             Reason::ReservationFull { limit } => {
                 write!(f, "the reserved address range of {limit} bytes is used up")
             }
             Reason::KeeperLacks { keeper } => write!(f, "the keeper `{keeper}` does not offer it"),
             Reason::NotArranged => f.write_str("it was not arranged"),
-            Reason::Dumpable => f.write_str("the process stays dumpable because --dumpable was given"),
+            Reason::Dumpable => {
+                f.write_str("the process stays dumpable because --dumpable was given")
+            }
             Reason::CannotHide => f.write_str("the process could not be made non-dumpable"),
             Reason::Traced => f.write_str("another process traces this one"),
             Reason::NotConcealable => {
                 f.write_str("stacks, shared and executable mappings cannot be concealed in place")
             }
-            Reason::CannotPreload => f.write_str("the preload object cannot be loaded into this program"),
+            Reason::CannotPreload => {
+                f.write_str("the preload object cannot be loaded into this program")
+            }
             Reason::OwnAllocator => f.write_str("the program brings its own malloc"),
             Reason::Kernel { call, errno } => write!(f, "{call} failed with errno {errno}"),
         }

@@ -56,9 +56,10 @@ impl Receipt {
 
     /// What was asked and is not held, each with its reason.
     pub fn missing(&self) -> impl Iterator<Item = (Protection, Reason)> + '_ {
-        self.asked.difference(self.held).members().map(|p| {
-            (p, self.reasons[p as usize].unwrap_or(Reason::NotArranged))
-        })
+        self.asked
+            .difference(self.held)
+            .members()
+            .map(|p| (p, self.reasons[p as usize].unwrap_or(Reason::NotArranged)))
     }
 
     /// Whether everything that was asked is held.
@@ -139,6 +140,9 @@ mod tests {
             .hold(Protections::NO_PEEK)
             .lack(Protections::NO_PEEK, Reason::Traced);
         assert_eq!(receipt.held(), Protections::empty());
-        assert_eq!(receipt.missing().next(), Some((Protection::NoPeek, Reason::Traced)));
+        assert_eq!(
+            receipt.missing().next(),
+            Some((Protection::NoPeek, Reason::Traced))
+        );
     }
 }

@@ -86,7 +86,10 @@ pub struct BadConfig;
 
 impl fmt::Display for BadConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the environment variable {VARIABLE} is not one that `strongroom run` wrote")
+        write!(
+            f,
+            "the environment variable {VARIABLE} is not one that `strongroom run` wrote"
+        )
     }
 }
 
@@ -175,7 +178,11 @@ mod tests {
             fork: ForkPolicy::Deny,
             dumpable: true,
             best_effort: true,
-            receipt_fd: Some(ReceiptDescriptor { fd: 900, device: 7, inode: 1 << 40 }),
+            receipt_fd: Some(ReceiptDescriptor {
+                fd: 900,
+                device: 7,
+                inode: 1 << 40,
+            }),
             receipt_path: Some(b"/tmp/a;b=\xff"),
         };
         let mut text = config.to_string().into_bytes();
@@ -187,7 +194,15 @@ mod tests {
 
     #[test]
     fn nothing_is_guessed() {
-        for text in [&b"scope=all"[..], b"level=", b"fork=maybe", b"x", b"scope=heap;;", b"receipt-fd=1:2", b"\xff"] {
+        for text in [
+            &b"scope=all"[..],
+            b"level=",
+            b"fork=maybe",
+            b"x",
+            b"scope=heap;;",
+            b"receipt-fd=1:2",
+            b"\xff",
+        ] {
             assert_eq!(Config::parse(text), Err(BadConfig), "{text:?}");
         }
     }

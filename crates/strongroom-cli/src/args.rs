@@ -1,0 +1,208 @@
+//! The command line.
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use strongroom::fork::ForkPolicy;
+use strongroom_core::Level;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Keep secrets in memory that only their owner can reach.
+#[derive(Debug, Parser)]
+#[command(name = "strongroom", version, styles = STYLES, max_term_width = 100, after_help = "\
+Examples:
+  strongroom run -- gpg-agent --daemon       a program you did not write, with its keys kept
+  strongroom doctor                          what this machine can do and what it lacks
+
+`strongroom help run` says more.")]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start an unmodified program with its secrets kept.
+    ///
+    /// The program's heap, or only the buffers that it locks itself, lives in memory that other
+    /// processes, debuggers, swap, core dumps and the kernel's direct map cannot reach. Its children are
+    /// protected too. strongroom becomes the program: same process, no supervisor, full speed. Before the
+    /// program may run any code of its own, a verifier looks from outside whether the protection is
+    /// active; where it is not, the program does not start.
+    Run(RunArgs),
+    /// Tell what this machine offers and what would improve it.
+    ///
+    /// Each mechanism is tried, not guessed from a version.
+    Doctor(DoctorArgs),
+    /// Print a shell's completion script.
+    #[command(hide = true)]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages.
+    #[command(hide = true)]
+    Man {
+        /// Where to.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+}
+
+/// The options of `run`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  strongroom run -- gpg-agent --daemon
+      The whole heap secret, at the best level that the machine has.
+  strongroom run --level hidden --scope locked -- ssh-agent -D
+      What ssh-agent locks itself; not at all rather than less than hidden.
+  strongroom run --receipt - -- openssl genpkey -algorithm ed25519
+      And a line of JSON that says what was held, what was missing and why.
+  strongroom run --dumpable -- nginx
+      For a service that opens /dev/stdout or /dev/stderr as an ordinary user.
+
+Levels:
+  locked   Never swapped, in a core dump, shared with a child or left behind after free.
+  hidden   Also out of the kernel's direct map: unreadable to ptrace, /proc/PID/mem and
+           process_vm_readv, for root too, and not to be pinned by devices (memfd_secret).
+
+Exit status:
+  125  strongroom failed, or a protection that is required is missing: the program did not run
+  126  the program was found and may not be executed
+  127  the program was not found
+  Any other is the program's own.")]
+pub(crate) struct RunArgs {
+    /// Which memory becomes secret
+    #[arg(long, value_enum, default_value_t = ScopeArg::Heap)]
+    pub(crate) scope: ScopeArg,
+
+    /// Require this level; without it, take the best the machine has and say so if that is less than
+    /// `hidden`
+    #[arg(long, value_enum)]
+    pub(crate) level: Option<LevelArg>,
+
+    /// What a forked child sees of the secrets
+    #[arg(long, value_enum, default_value_t = ForkArg::Copy)]
+    pub(crate) fork: ForkArg,
+
+    /// Go on where something cannot be protected, and say what is missing
+    #[arg(long)]
+    pub(crate) best_effort: bool,
+
+    /// Let processes of the same user look into the program
+    ///
+    /// Without this the process is non-dumpable, and an ordinary user's program then cannot open
+    /// /dev/stdout, /dev/stderr or /proc/self/fd/N. With it a debugger of the same user can attach and
+    /// make the program hand its secrets over.
+    #[arg(long)]
+    pub(crate) dumpable: bool,
+
+    /// Append a line of JSON for each protected process to FILE, or to standard output for `-`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) receipt: Option<PathBuf>,
+
+    /// Take libstrongroom_preload.so from DIR, not the one that strongroom carries
+    #[arg(long, value_name = "DIR", env = "STRONGROOM_PRELOAD_DIR")]
+    pub(crate) preload_dir: Option<PathBuf>,
+
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_names = ["CMD", "ARGS"])]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// The options of `doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// For machines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `--scope`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ScopeArg {
+    /// What the program itself locks
+    Locked,
+    /// All that it allocates, and what it locks
+    Heap,
+    /// Every writable page of any binary (not built yet)
+    Process,
+}
+
+/// `--level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LevelArg {
+    /// Locked memory
+    Locked,
+    /// memfd_secret
+    Hidden,
+}
+
+impl From<LevelArg> for Level {
+    fn from(level: LevelArg) -> Self {
+        match level {
+            LevelArg::Locked => Level::Locked,
+            LevelArg::Hidden => Level::Hidden,
+        }
+    }
+}
+
+/// `--fork`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ForkArg {
+    /// Its own snapshot, at the same addresses
+    Copy,
+    /// Zero pages
+    Drop,
+    /// fork fails
+    Deny,
+}
+
+impl From<ForkArg> for ForkPolicy {
+    fn from(fork: ForkArg) -> Self {
+        match fork {
+            ForkArg::Copy => ForkPolicy::Copy,
+            ForkArg::Drop => ForkPolicy::Drop,
+            ForkArg::Deny => ForkPolicy::Deny,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn run(line: &[&str]) -> RunArgs {
+        let line = ["strongroom", "run"].iter().chain(line);
+        match Cli::try_parse_from(line).unwrap().command {
+            Command::Run(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_programs_own_options_are_its_own() {
+        assert_eq!(
+            run(&["--level", "hidden", "ls", "--level", "-l"]).command,
+            ["ls", "--level", "-l"]
+        );
+        assert_eq!(run(&["--", "--receipt"]).command, ["--receipt"]);
+        assert_eq!(run(&["sh", "--", "-c"]).command, ["sh", "--", "-c"]);
+        assert!(Cli::try_parse_from(["strongroom", "run"]).is_err());
+    }
+}

@@ -1,1 +1,0 @@
-//! Which pages of a range are free.

@@ -1,0 +1,447 @@
+//! mmap, munmap, mprotect, madvise, mremap: on ranges that are kept, they do what the program
+//! expects of ordinary memory; on all others they are the system calls.
+
+use crate::locking;
+use crate::real::{returned, set_errno};
+use core::ffi::{c_int, c_void};
+use core::ops::Range;
+use strongroom::heap;
+use strongroom::ledger::{self, Child, Entry};
+use strongroom_sys::memory::{self, Advice};
+use strongroom_sys::{Errno, PAGE, page_ceil, raw};
+
+const READ: u32 = libc::PROT_READ as u32;
+const WRITE: u32 = libc::PROT_WRITE as u32;
+
+fn call(number: libc::c_long, arguments: [usize; 6]) -> Result<usize, Errno> {
+    // SAFETY: the program's own call, with its own arguments.
+    raw::check(unsafe { raw::syscall(number as usize, arguments) })
+}
+
+fn status(result: Result<(), Errno>) -> c_int {
+    match result {
+        Ok(()) => 0,
+        Err(errno) => {
+            set_errno(errno);
+            -1
+        }
+    }
+}
+
+fn address(result: Result<usize, Errno>) -> *mut c_void {
+    match result {
+        Ok(start) => start as *mut c_void,
+        Err(errno) => {
+            set_errno(errno);
+            libc::MAP_FAILED
+        }
+    }
+}
+
+/// Whether any page of the range is kept by the ledger.
+pub(crate) fn touches_kept(range: &Range<usize>) -> bool {
+    if heap::global().contains(range.start as *const u8) {
+        return true;
+    }
+    !ledger::is_empty() && !ledger::open().touching(range).is_empty()
+}
+
+/// The page-aligned range, where it concerns the ledger at all.
+fn kept(start: usize, len: usize) -> Option<Range<usize>> {
+    if ledger::is_empty() || start % PAGE != 0 {
+        return None;
+    }
+    let range = start..start.checked_add(page_ceil(len)?)?;
+    (!ledger::open().touching(&range).is_empty()).then_some(range)
+}
+
+fn map(
+    start: *mut c_void,
+    len: usize,
+    access: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: libc::off_t,
+) -> Result<usize, Errno> {
+    // Secret memory comes after: the kernel's own lock would be charged twice.
+    let wants = flags & libc::MAP_LOCKED != 0 || locking::future();
+    let private = flags & libc::MAP_TYPE == libc::MAP_PRIVATE && access & libc::PROT_EXEC == 0;
+    let conceal = wants && private && flags & (libc::MAP_STACK | libc::MAP_GROWSDOWN) == 0;
+    let passed = if conceal {
+        flags & !libc::MAP_LOCKED
+    } else {
+        flags
+    };
+    if flags & libc::MAP_FIXED != 0 {
+        if let Some(range) = kept(start as usize, len) {
+            forget(&range)?;
+        }
+    }
+    let arguments = [
+        start as usize,
+        len,
+        access as usize,
+        passed as usize,
+        fd as usize,
+        offset as usize,
+    ];
+    let mapped = call(libc::SYS_mmap, arguments)?;
+    if conceal && access != libc::PROT_NONE {
+        let range = mapped..mapped + page_ceil(len).ok_or(Errno::INVAL)?;
+        // SAFETY: mapped just now, for the program.
+        if let Err(errno) = unsafe { locking::make_secret(range.clone()) } {
+            // mmap(2): a MAP_LOCKED mapping that cannot be locked may fail with EAGAIN.
+            if errno != Errno::NOSYS {
+                let _ = call(libc::SYS_munmap, [range.start, range.len(), 0, 0, 0, 0]);
+                return Err(Errno::AGAIN);
+            }
+        }
+    }
+    Ok(mapped)
+}
+
+/// mmap(2).
+///
+/// # Safety
+/// As the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mmap(
+    start: *mut c_void,
+    len: usize,
+    access: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: libc::off_t,
+) -> *mut c_void {
+    address(map(start, len, access, flags, fd, offset))
+}
+
+/// mmap64(3): the same on 64-bit machines.
+///
+/// # Safety
+/// As the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mmap64(
+    start: *mut c_void,
+    len: usize,
+    access: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: libc::off_t,
+) -> *mut c_void {
+    address(map(start, len, access, flags, fd, offset))
+}
+
+/// Wipes what the range keeps and takes it off the ledger, before the program unmaps it or maps
+/// over it. A file lives until its last page is unmapped, so the kernel's own wiping may come late.
+fn forget(range: &Range<usize>) -> Result<(), Errno> {
+    let mut ledger = ledger::open();
+    wipe_kept(ledger.touching(range), range);
+    ledger.cut(range).map_err(|_| Errno::NOMEM)
+}
+
+/// Zeroes the pages of the range that exist and that entries keep.
+fn wipe_kept(entries: &[Entry], range: &Range<usize>) {
+    for entry in entries {
+        let part = entry.start.max(range.start)..entry.end.min(range.end);
+        let (start, len) = (part.start as *mut u8, part.len());
+        let closed = entry.access & (READ | WRITE) != READ | WRITE;
+        // SAFETY: the program gives up the contents of this range, which is mapped and kept.
+        unsafe {
+            if closed && memory::protect(start, len, READ | WRITE).is_err() {
+                continue;
+            }
+            for page in (0..len).step_by(PAGE) {
+                let mut resident = [1u8];
+                let _ = memory::residency(start.add(page), &mut resident);
+                if resident[0] & 1 == 1 {
+                    start.add(page).write_bytes(0, PAGE);
+                }
+            }
+            if closed {
+                let _ = memory::protect(start, len, entry.access);
+            }
+        }
+    }
+}
+
+/// munmap(2).
+///
+/// # Safety
+/// As the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn munmap(start: *mut c_void, len: usize) -> c_int {
+    let result = match kept(start as usize, len) {
+        Some(range) if len > 0 => forget(&range),
+        _ => Ok(()),
+    };
+    status(
+        result.and_then(|()| call(libc::SYS_munmap, [start as usize, len, 0, 0, 0, 0]).map(drop)),
+    )
+}
+
+/// mprotect(2).
+///
+/// # Safety
+/// As the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mprotect(start: *mut c_void, len: usize, access: c_int) -> c_int {
+    let arguments = [start as usize, len, access as usize, 0, 0, 0];
+    let Some(range) = kept(start as usize, len) else {
+        return status(call(libc::SYS_mprotect, arguments).map(drop));
+    };
+    let mut ledger = ledger::open();
+    // Room first, then the call, then the note: it must not say more than is so.
+    let result = ledger
+        .update(&range, |_| {})
+        .map_err(|_| Errno::NOMEM)
+        .and_then(|()| call(libc::SYS_mprotect, arguments))
+        .and_then(|_| {
+            ledger
+                .update(&range, |e| e.access = access as u32)
+                .map_err(|_| Errno::NOMEM)
+        });
+    status(result)
+}
+
+/// madvise(2).
+///
+/// # Safety
+/// As the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn madvise(start: *mut c_void, len: usize, advice: c_int) -> c_int {
+    match kept(start as usize, len) {
+        Some(range) => status(advise(&range, advice)),
+        None => status(
+            call(
+                libc::SYS_madvise,
+                [start as usize, len, advice as usize, 0, 0, 0],
+            )
+            .map(drop),
+        ),
+    }
+}
+
+/// posix_madvise(3). Its POSIX_MADV_DONTNEED is a hint, as in glibc.
+#[unsafe(no_mangle)]
+pub extern "C" fn posix_madvise(start: *mut c_void, len: usize, advice: c_int) -> c_int {
+    if advice == libc::POSIX_MADV_DONTNEED || kept(start as usize, len).is_some() {
+        return 0;
+    }
+    match call(
+        libc::SYS_madvise,
+        [start as usize, len, advice as usize, 0, 0, 0],
+    ) {
+        Ok(_) => 0,
+        Err(errno) => errno.raw_os_error(),
+    }
+}
+
+/// What advice means for kept memory: contents and forks as asked, exposure never.
+fn advise(range: &Range<usize>, advice: c_int) -> Result<(), Errno> {
+    let mut ledger = ledger::open();
+    let policy = crate::start::started().map_or(Child::Copy, |s| s.config.fork.child());
+    let mut child = |child: Child| {
+        ledger
+            .update(range, |e| e.child = child)
+            .map_err(|_| Errno::NOMEM)
+    };
+    match advice {
+        // Private anonymous memory reads zero after these; locked memory refuses them, and so do we not:
+        // the program may have been told that its lock succeeded long ago.
+        libc::MADV_DONTNEED | libc::MADV_FREE | libc::MADV_DONTNEED_LOCKED => {
+            wipe_kept(ledger.touching(range), range);
+            Ok(())
+        }
+        libc::MADV_WIPEONFORK => child(Child::Zeros),
+        libc::MADV_KEEPONFORK | libc::MADV_DOFORK => {
+            child(policy)?;
+            undo_fork_advice(&ledger, range, advice)
+        }
+        libc::MADV_DONTFORK => child(Child::Nothing),
+        // Never into a core dump, whatever is asked; locked memory takes this as given.
+        libc::MADV_DODUMP | libc::MADV_DONTDUMP => Ok(()),
+        libc::MADV_REMOVE => Err(Errno::INVAL),
+        // The rest are hints about speed.
+        _ => Ok(()),
+    }
+}
+
+/// Locked memory carries the kernel's own advice once a fork saw it; take it back.
+fn undo_fork_advice(
+    ledger: &ledger::Ledger,
+    range: &Range<usize>,
+    advice: c_int,
+) -> Result<(), Errno> {
+    let advice = match advice {
+        libc::MADV_KEEPONFORK => Advice::LinuxKeepOnFork,
+        _ => Advice::LinuxDoFork,
+    };
+    for entry in ledger.touching(range).iter().filter(|e| !e.secretmem) {
+        let part = entry.start.max(range.start)..entry.end.min(range.end);
+        // SAFETY: changes nothing in this process.
+        unsafe { memory::advise(part.start as *mut u8, part.len(), advice) }?;
+    }
+    Ok(())
+}
+
+/// mremap(2). Its fifth argument counts with MREMAP_FIXED or MREMAP_DONTUNMAP only.
+///
+/// # Safety
+/// As the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mremap(
+    old: *mut c_void,
+    old_len: usize,
+    new_len: usize,
+    flags: c_int,
+    place: *mut c_void,
+) -> *mut c_void {
+    if flags & libc::MREMAP_FIXED != 0 {
+        if let Some(range) = kept(place as usize, new_len) {
+            if let Err(errno) = forget(&range) {
+                return address(Err(errno));
+            }
+        }
+    }
+    match kept(old as usize, old_len.max(1)) {
+        Some(range) => address(remap_kept(range, new_len, flags, place as usize)),
+        None => {
+            let arguments = [
+                old as usize,
+                old_len,
+                new_len,
+                flags as usize,
+                place as usize,
+                0,
+            ];
+            address(call(libc::SYS_mremap, arguments))
+        }
+    }
+}
+
+/// A secret file has one size for good, so a kept range grows by moving into a new one.
+fn remap_kept(
+    range: Range<usize>,
+    new_len: usize,
+    flags: c_int,
+    place: usize,
+) -> Result<usize, Errno> {
+    let new_len = page_ceil(new_len)
+        .filter(|&len| len > 0)
+        .ok_or(Errno::INVAL)?;
+    if flags & libc::MREMAP_DONTUNMAP != 0 {
+        return Err(Errno::INVAL);
+    }
+    let fixed = flags & libc::MREMAP_FIXED != 0;
+    let mut ledger = ledger::open();
+    let entry = match ledger.touching(&range) {
+        [entry] if entry.start <= range.start && range.end <= entry.end => *entry,
+        // mremap(2): the range must lie in one mapping.
+        _ => return Err(Errno::FAULT),
+    };
+    ledger.make_room(6).map_err(|_| Errno::NOMEM)?;
+    if !entry.secretmem {
+        let arguments = [range.start, range.len(), new_len, flags as usize, place, 0];
+        let start = call(libc::SYS_mremap, arguments)?;
+        ledger.cut(&range).map_err(|_| Errno::NOMEM)?;
+        let moved = Entry {
+            start,
+            end: start + new_len,
+            ..entry
+        };
+        ledger.insert(moved).map_err(|_| Errno::NOMEM)?;
+        return Ok(start);
+    }
+    let keep = range.len().min(new_len);
+    if new_len <= range.len() && !fixed {
+        let tail = range.start + new_len..range.end;
+        if !tail.is_empty() {
+            wipe_kept(ledger.touching(&tail), &tail);
+            ledger.cut(&tail).map_err(|_| Errno::NOMEM)?;
+            call(libc::SYS_munmap, [tail.start, tail.len(), 0, 0, 0, 0])?;
+        }
+        return Ok(range.start);
+    }
+    if flags & libc::MREMAP_MAYMOVE == 0 {
+        return Err(Errno::NOMEM);
+    }
+    let target = if fixed {
+        memory::Place::Over(place as *mut u8)
+    } else {
+        memory::Place::Anywhere
+    };
+    // SAFETY: a new mapping, or one where the program said that it may be; then both ranges are the
+    // program's, and the old one is given up.
+    unsafe {
+        let new = strongroom::keeper::SECRETMEM
+            .map(target, new_len)
+            .map_err(|_| Errno::NOMEM)?;
+        let (old, len) = (range.start as *mut u8, range.len());
+        if entry.access & (READ | WRITE) != READ | WRITE {
+            memory::protect(old, len, READ | WRITE)?;
+        }
+        for page in (0..keep).step_by(PAGE) {
+            let mut resident = [1u8];
+            let _ = memory::residency(old.add(page), &mut resident);
+            if resident[0] & 1 == 1 {
+                core::ptr::copy_nonoverlapping(old.add(page), new.add(page), PAGE);
+            }
+        }
+        if entry.access != READ | WRITE {
+            memory::protect(new, new_len, entry.access)?;
+        }
+        wipe_kept(
+            &[Entry {
+                access: READ | WRITE,
+                ..entry
+            }],
+            &range,
+        );
+        ledger.cut(&range).map_err(|_| Errno::NOMEM)?;
+        memory::unmap(old, len)?;
+        let moved = Entry {
+            start: new as usize,
+            end: new as usize + new_len,
+            ..entry
+        };
+        ledger.insert(moved).map_err(|_| Errno::NOMEM)?;
+        Ok(new as usize)
+    }
+}
+
+/// mmap by way of syscall(2), see `forking`.
+pub(crate) fn by_number(number: libc::c_long, a: [usize; 6]) -> Option<isize> {
+    let (start, len) = (a[0] as *mut c_void, a[1]);
+    // SAFETY: the program's own call, with its own arguments.
+    Some(unsafe {
+        match number {
+            libc::SYS_mmap => mmap(
+                start,
+                len,
+                a[2] as c_int,
+                a[3] as c_int,
+                a[4] as c_int,
+                a[5] as libc::off_t,
+            ) as isize,
+            libc::SYS_munmap => munmap(start, len) as isize,
+            libc::SYS_mprotect => mprotect(start, len, a[2] as c_int) as isize,
+            libc::SYS_madvise => madvise(start, len, a[2] as c_int) as isize,
+            libc::SYS_mremap => {
+                mremap(start, len, a[2], a[3] as c_int, a[4] as *mut c_void) as isize
+            }
+            libc::SYS_mlock => locking::mlock(start, len) as isize,
+            libc::SYS_mlock2 => locking::mlock2(start, len, a[2] as u32) as isize,
+            libc::SYS_munlock => locking::munlock(start, len) as isize,
+            libc::SYS_mlockall => locking::mlockall(a[0] as c_int) as isize,
+            libc::SYS_munlockall => locking::munlockall() as isize,
+            _ => return None,
+        }
+    })
+}
+
+/// A bare system call's result.
+pub(crate) fn bare(number: libc::c_long, arguments: [usize; 6]) -> isize {
+    // SAFETY: the program's own call, with its own arguments.
+    returned(unsafe { raw::syscall(number as usize, arguments) })
+}

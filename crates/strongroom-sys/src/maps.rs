@@ -1,0 +1,143 @@
+//! /proc/self/maps, read without allocating.
+
+use crate::Errno;
+use rustix::fs::{Mode, OFlags};
+
+/// One mapping, as a line of /proc/PID/maps tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping<'a> {
+    /// First address.
+    pub start: usize,
+    /// First address past it.
+    pub end: usize,
+    /// PROT_ bits.
+    pub access: u32,
+    /// Whether writes are shared with other mappings.
+    pub shared: bool,
+    /// The file's inode, 0 for anonymous memory.
+    pub inode: u64,
+    /// The file's path or a name in brackets; empty for unnamed memory.
+    pub name: &'a [u8],
+}
+
+impl Mapping<'_> {
+    /// Whether the mapping is memfd_secret memory.
+    pub fn is_secretmem(&self) -> bool {
+        self.name.starts_with(b"/secretmem")
+    }
+
+    /// Whether it is the main thread's stack.
+    pub fn is_stack(&self) -> bool {
+        self.name == b"[stack]"
+    }
+}
+
+/// Calls `visit` with each mapping of this process in address order, until it returns false.
+///
+/// What other threads map meanwhile may be seen or not.
+///
+/// # Errors
+/// Those of open and read; EINVAL for a line that is not understood.
+pub fn each(mut visit: impl FnMut(&Mapping<'_>) -> bool) -> Result<(), Errno> {
+    let file = rustix::fs::open(
+        c"/proc/self/maps",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    // A line is at most a path of 4096 bytes, each escaped to four, and its fields.
+    let mut buffer = [0u8; 20 * 1024];
+    let mut filled = 0;
+    loop {
+        let read = rustix::io::read(&file, &mut buffer[filled..])?;
+        filled += read;
+        let mut at = 0;
+        while let Some(len) = buffer[at..filled].iter().position(|&b| b == b'\n') {
+            let mapping = parse(&buffer[at..at + len]).ok_or(Errno::INVAL)?;
+            at += len + 1;
+            if !visit(&mapping) {
+                return Ok(());
+            }
+        }
+        if read == 0 {
+            return Ok(());
+        }
+        buffer.copy_within(at..filled, 0);
+        filled -= at;
+    }
+}
+
+fn parse(line: &[u8]) -> Option<Mapping<'_>> {
+    let (start, rest) = hex(line, b'-')?;
+    let (end, rest) = hex(rest, b' ')?;
+    let flags = rest.get(..4)?;
+    let (_offset, rest) = hex(rest.get(5..)?, b' ')?;
+    let (_device, rest) = split(rest, b' ')?;
+    let (inode, name) = split(rest, b' ').unwrap_or((rest, b""));
+    let inode = core::str::from_utf8(inode).ok()?.parse().ok()?;
+    let mut access = 0;
+    for (letter, bit) in [
+        (b'r', libc::PROT_READ),
+        (b'w', libc::PROT_WRITE),
+        (b'x', libc::PROT_EXEC),
+    ] {
+        if flags.contains(&letter) {
+            access |= bit as u32;
+        }
+    }
+    Some(Mapping {
+        start,
+        end,
+        access,
+        shared: flags[3] == b's',
+        inode,
+        name: name.trim_ascii_start(),
+    })
+}
+
+fn split(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let end = text.iter().position(|&b| b == at)?;
+    Some((&text[..end], &text[end + 1..]))
+}
+
+fn hex(text: &[u8], end: u8) -> Option<(usize, &[u8])> {
+    let (digits, rest) = split(text, end)?;
+    let value = usize::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok()?;
+    Some((value, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_understood() {
+        let line = b"7f5eeb3bb000-7f5eeb4bb000 rw-s 00000000 00:10 12345                      /secretmem (deleted)";
+        let mapping = parse(line).unwrap();
+        assert_eq!(
+            (mapping.start, mapping.end),
+            (0x7f5e_eb3b_b000, 0x7f5e_eb4b_b000)
+        );
+        assert_eq!(mapping.access, (libc::PROT_READ | libc::PROT_WRITE) as u32);
+        assert!(mapping.shared && mapping.is_secretmem());
+        assert_eq!(mapping.inode, 12345);
+        let line = b"7ffc000-7ffd000 ---p 00000000 00:00 0 ";
+        assert_eq!(parse(line).unwrap().name, b"");
+        let line = b"7ffc000-7ffd000 r-xp 00000000 00:00 0";
+        assert_eq!(parse(line).unwrap().inode, 0);
+        assert_eq!(parse(b"nonsense"), None);
+    }
+
+    #[test]
+    fn every_mapping_is_visited_in_order() {
+        let here = lines_are_understood as *const () as usize;
+        let (mut last, mut found) = (0, false);
+        each(|mapping| {
+            assert!(mapping.start >= last && mapping.end > mapping.start);
+            last = mapping.end;
+            found |= (mapping.start..mapping.end).contains(&here);
+            true
+        })
+        .unwrap();
+        assert!(found);
+    }
+}

@@ -1,0 +1,164 @@
+//! Mappings: mmap, munmap, mremap, mprotect, madvise, mlock, mincore.
+//!
+//! Addresses and lengths are in bytes; the kernel wants whole pages.
+
+use crate::{Errno, PAGE, raw};
+use core::ffi::c_void;
+use core::ptr;
+pub use rustix::mm::Advice;
+use rustix::mm::{MapFlags, MlockFlags, MprotectFlags, MremapFlags, ProtFlags};
+
+/// Where a new mapping goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Wherever the kernel likes.
+    Anywhere,
+    /// Over whatever is at this address (MAP_FIXED).
+    Over(*mut u8),
+}
+
+impl Place {
+    pub(crate) fn hint(self) -> (*mut c_void, MapFlags) {
+        match self {
+            Place::Anywhere => (ptr::null_mut(), MapFlags::empty()),
+            Place::Over(address) => (address.cast(), MapFlags::FIXED),
+        }
+    }
+}
+
+/// Reserves address space: nothing in it can be touched, nothing is charged.
+///
+/// # Errors
+/// ENOMEM where RLIMIT_AS or the address space has no room.
+///
+/// # Safety
+/// With [`Place::Over`], the range must be the caller's to replace.
+pub unsafe fn reserve(place: Place, len: usize) -> Result<*mut u8, Errno> {
+    let (hint, fixed) = place.hint();
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | fixed;
+    // SAFETY: a new mapping, or one over a range that the caller may replace.
+    let start = unsafe { rustix::mm::mmap_anonymous(hint, len, ProtFlags::empty(), flags) }?;
+    Ok(start.cast())
+}
+
+/// Maps zeroed private memory, readable and writable.
+///
+/// # Errors
+/// ENOMEM; EAGAIN under mlockall(MCL_FUTURE) past RLIMIT_MEMLOCK.
+///
+/// # Safety
+/// With [`Place::Over`], the range must be the caller's to replace.
+pub unsafe fn map_private(place: Place, len: usize) -> Result<*mut u8, Errno> {
+    let (hint, fixed) = place.hint();
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping, or one over a range that the caller may replace.
+    let start =
+        unsafe { rustix::mm::mmap_anonymous(hint, len, access, MapFlags::PRIVATE | fixed) }?;
+    Ok(start.cast())
+}
+
+/// Maps one zeroed page that children share, for a word that both sides of a fork read.
+///
+/// # Errors
+/// ENOMEM.
+pub fn map_shared_page() -> Result<*mut u8, Errno> {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping replaces nothing.
+    let start =
+        unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), PAGE, access, MapFlags::SHARED) }?;
+    Ok(start.cast())
+}
+
+/// munmap(2).
+///
+/// # Errors
+/// EINVAL for a misaligned range; ENOMEM where splitting a mapping would pass vm.max_map_count.
+///
+/// # Safety
+/// The range must be the caller's, and nothing may use it afterwards.
+pub unsafe fn unmap(start: *mut u8, len: usize) -> Result<(), Errno> {
+    // SAFETY: the caller's promise.
+    unsafe { rustix::mm::munmap(start.cast(), len) }
+}
+
+/// Moves a mapping over another range of the same length (MREMAP_FIXED).
+///
+/// # Errors
+/// ENOMEM past vm.max_map_count, EINVAL, EFAULT; the old mapping then stays.
+///
+/// # Safety
+/// Both ranges must be the caller's, and nothing may use `from` afterwards.
+pub unsafe fn move_over(from: *mut u8, len: usize, to: *mut u8) -> Result<(), Errno> {
+    // SAFETY: the caller's promise.
+    unsafe { rustix::mm::mremap_fixed(from.cast(), len, len, MremapFlags::MAYMOVE, to.cast()) }?;
+    Ok(())
+}
+
+/// mprotect(2), with the PROT_ bits as the kernel numbers them.
+///
+/// # Errors
+/// EACCES, ENOMEM, EINVAL.
+///
+/// # Safety
+/// The range must be the caller's, and nothing may rely on access that is taken away.
+pub unsafe fn protect(start: *mut u8, len: usize, access: u32) -> Result<(), Errno> {
+    // SAFETY: the caller's promise.
+    unsafe { rustix::mm::mprotect(start.cast(), len, MprotectFlags::from_bits_retain(access)) }
+}
+
+/// madvise(2).
+///
+/// # Errors
+/// EINVAL where the mapping does not take the advice.
+///
+/// # Safety
+/// The range must be the caller's; some advice drops its contents.
+pub unsafe fn advise(start: *mut u8, len: usize, advice: Advice) -> Result<(), Errno> {
+    // SAFETY: the caller's promise.
+    unsafe { rustix::mm::madvise(start.cast(), len, advice) }
+}
+
+/// mlock(2).
+///
+/// # Errors
+/// ENOMEM past RLIMIT_MEMLOCK or for unmapped pages, EPERM for a limit of 0, EAGAIN.
+///
+/// # Safety
+/// The range must be the caller's.
+pub unsafe fn lock(start: *mut u8, len: usize) -> Result<(), Errno> {
+    // SAFETY: locking changes no contents.
+    unsafe { rustix::mm::mlock(start.cast(), len) }
+}
+
+/// mlock2(2) with MLOCK_ONFAULT: present pages are locked now, others when they are touched.
+///
+/// # Errors
+/// As [`lock`].
+///
+/// # Safety
+/// The range must be the caller's.
+pub unsafe fn lock_on_fault(start: *mut u8, len: usize) -> Result<(), Errno> {
+    // SAFETY: locking changes no contents.
+    unsafe { rustix::mm::mlock_with(start.cast(), len, MlockFlags::ONFAULT) }
+}
+
+/// mincore(2): one byte a page into `resident`, its low bit set where the page is present.
+///
+/// # Errors
+/// ENOMEM where part of the range is unmapped.
+///
+/// # Safety
+/// `start` must be the page-aligned start of `resident.len()` pages of the caller's.
+pub unsafe fn residency(start: *const u8, resident: &mut [u8]) -> Result<(), Errno> {
+    let arguments = [
+        start as usize,
+        resident.len() * PAGE,
+        resident.as_mut_ptr() as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel writes one byte a page, and `resident` has that many.
+    raw::check(unsafe { raw::syscall(libc::SYS_mincore as usize, arguments) })?;
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! What a process is to others: dumpable, traced.
+
+use crate::Errno;
+use rustix::fs::{Mode, OFlags};
+use rustix::process::DumpableBehavior;
+
+/// PR_GET_DUMPABLE: whether processes of the same user may look into this one.
+///
+/// # Errors
+/// None in practice; EPERM from a seccomp filter.
+pub fn is_dumpable() -> Result<bool, Errno> {
+    Ok(rustix::process::dumpable_behavior()? == DumpableBehavior::Dumpable)
+}
+
+/// PR_SET_DUMPABLE.
+///
+/// # Errors
+/// EPERM from a seccomp filter.
+pub fn set_dumpable(dumpable: bool) -> Result<(), Errno> {
+    rustix::process::set_dumpable_behavior(if dumpable {
+        DumpableBehavior::Dumpable
+    } else {
+        DumpableBehavior::NotDumpable
+    })
+}
+
+/// The process that traces this one (TracerPid of /proc/self/status), 0 for none.
+///
+/// # Errors
+/// Those of open and read; EINVAL where the file has no such line.
+pub fn tracer() -> Result<u32, Errno> {
+    let mut text = [0u8; 1024];
+    let file = rustix::fs::open(
+        c"/proc/self/status",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let len = rustix::io::read(&file, &mut text)?;
+    let key = b"TracerPid:\t";
+    text[..len]
+        .windows(key.len())
+        .position(|window| window == key)
+        .map(|at| {
+            text[at + key.len()..len]
+                .iter()
+                .take_while(|b| b.is_ascii_digit())
+                .fold(0u32, |n, b| {
+                    n.wrapping_mul(10).wrapping_add(u32::from(b - b'0'))
+                })
+        })
+        .ok_or(Errno::INVAL)
+}
+
+/// Whether the effective capabilities hold CAP_IPC_LOCK, under which RLIMIT_MEMLOCK does not bind.
+pub fn may_lock_without_limit() -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| {
+        sets.effective
+            .contains(rustix::thread::CapabilitySet::IPC_LOCK)
+    })
+}
+
+/// The calling thread's process id, asked from the kernel each time: right after a fork too.
+pub fn id() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
+}
+
+/// Writes to standard error, as much as it takes, and ignores failures: there is nobody else to tell.
+pub fn complain(text: &[u8]) {
+    // SAFETY: descriptor 2 may be closed or anything else; write(2) then fails.
+    let stderr = unsafe { rustix::fd::BorrowedFd::borrow_raw(2) };
+    let mut rest = text;
+    while !rest.is_empty() {
+        match rustix::io::write(stderr, rest) {
+            Ok(0) => return,
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Ends this process at once with the status, no handlers run.
+pub fn exit_now(status: i32) -> ! {
+    loop {
+        // SAFETY: exit_group(2) does not return.
+        unsafe {
+            crate::raw::syscall(
+                libc::SYS_exit_group as usize,
+                [status as usize, 0, 0, 0, 0, 0],
+            )
+        };
+    }
+}
+
+/// Whether a child of this process has ended; it can still be waited for.
+///
+/// # Errors
+/// ECHILD where it was waited for already.
+pub fn has_ended(child: i32) -> Result<bool, Errno> {
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+    let child = Pid::from_raw(child).ok_or(Errno::CHILD)?;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    Ok(waitid(WaitId::Pid(child), options)?.is_some())
+}
+
+/// Waits for a child to end and takes its status away.
+pub fn reap(child: i32) {
+    use rustix::process::{Pid, WaitOptions, waitpid};
+    if let Some(child) = Pid::from_raw(child) {
+        while let Err(Errno::INTR) = waitpid(Some(child), WaitOptions::empty()) {}
+    }
+}

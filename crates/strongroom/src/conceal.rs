@@ -1,0 +1,214 @@
+//! Making memory that exists already secret, in place, at the same address.
+
+use crate::keeper::{Keeper, refusal};
+use crate::ledger::{self, Child, Entry, Ledger};
+use crate::wipe::wipe;
+use core::ops::Range;
+use strongroom_core::Reason;
+use strongroom_sys::maps::{self, Mapping};
+use strongroom_sys::memory::{self, Advice, Place};
+use strongroom_sys::{Errno, PAGE};
+
+const READ: u32 = libc::PROT_READ as u32;
+const WRITE: u32 = libc::PROT_WRITE as u32;
+const EXEC: u32 = libc::PROT_EXEC as u32;
+
+/// Why memory could not be concealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Part of the range is not mapped.
+    Unmapped,
+    /// The kernel or a limit refused.
+    Refused(Reason),
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Failure::Refused(reason)
+    }
+}
+
+/// What became of a range, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Secret now or before.
+    pub secret: usize,
+    /// Locked only, because it cannot be concealed: stacks, shared and executable mappings.
+    pub locked: usize,
+}
+
+/// What a mapping allows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Kept already.
+    Kept,
+    /// Private memory that can be replaced.
+    Plain { access: u32 },
+    /// It can only be locked where it is.
+    Fixed,
+}
+
+fn kind(mapping: &Mapping<'_>, stack_pointer: usize) -> Kind {
+    if mapping.is_secretmem() {
+        return Kind::Kept;
+    }
+    // Below a stack the kernel grows it; above, the running functions keep their frames.
+    let running = (mapping.start..mapping.end).contains(&stack_pointer);
+    let special = mapping.name.starts_with(b"[v") || mapping.is_stack();
+    if mapping.shared || mapping.access & EXEC != 0 || running || special {
+        Kind::Fixed
+    } else {
+        Kind::Plain {
+            access: mapping.access,
+        }
+    }
+}
+
+/// Conceals whole pages that this process has mapped: their contents move into `keeper`'s
+/// memory at the same addresses, and the old pages are wiped.
+///
+/// Costs some 22 µs a page that holds anything. Another thread that writes to the range
+/// meanwhile may find its write lost, as it would with two unsynchronised writes.
+///
+/// # Errors
+/// Nothing of the mapping at which it failed is changed; mappings before it in the range
+/// stay concealed.
+///
+/// # Safety
+/// The range must be page-aligned, and the caller must be entitled to lock it: no other
+/// thread may be unmapping or writing to it, and no device may hold it pinned.
+pub unsafe fn conceal(
+    range: Range<usize>,
+    keeper: &'static dyn Keeper,
+    child: Child,
+) -> Result<Outcome, Failure> {
+    crate::fork::watch();
+    let mut ledger = ledger::open();
+    let mut outcome = Outcome::default();
+    let mut at = range.start;
+    let mut found: Option<(Range<usize>, Kind)> = None;
+    while at < range.end {
+        // Each mapping is looked up afresh: concealing the one before changed the list.
+        let stack_pointer = (&raw const at) as usize;
+        maps::each(|mapping| {
+            if mapping.end <= at {
+                return true;
+            }
+            if mapping.start <= at {
+                let end = mapping.end.min(range.end);
+                found = Some((at..end, kind(mapping, stack_pointer)));
+            }
+            false
+        })
+        .map_err(|errno| refusal("open", errno, 0))?;
+        let (part, kind) = found.take().ok_or(Failure::Unmapped)?;
+        let len = part.len();
+        at = part.end;
+        match kind {
+            Kind::Kept => outcome.secret += len,
+            // SAFETY: the caller's promise.
+            Kind::Fixed => unsafe {
+                lock_in_place(&part)?;
+                outcome.locked += len;
+            },
+            Kind::Plain { access } if keeper.copies_on_write() => {
+                let entry = Entry {
+                    start: part.start,
+                    end: part.end,
+                    access,
+                    secretmem: false,
+                    child,
+                };
+                // SAFETY: the caller's promise.
+                unsafe { lock_in_place(&part)? };
+                ledger.insert(entry)?;
+                outcome.secret += len;
+            }
+            Kind::Plain { access } => {
+                let entry = Entry {
+                    start: part.start,
+                    end: part.end,
+                    access,
+                    secretmem: true,
+                    child,
+                };
+                // SAFETY: the caller's promise.
+                unsafe { replace(&mut ledger, entry, keeper)? };
+                outcome.secret += len;
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+/// # Safety
+/// The range must be the caller's.
+unsafe fn lock_in_place(part: &Range<usize>) -> Result<(), Failure> {
+    let (start, len) = (part.start as *mut u8, part.len());
+    // SAFETY: the caller's promise; neither call changes contents.
+    unsafe {
+        memory::lock(start, len).map_err(|errno| match errno {
+            Errno::PERM | Errno::NOMEM => refusal("mlock", Errno::AGAIN, len),
+            errno => refusal("mlock", errno, len),
+        })?;
+        // Best for a stack or a shared mapping; where it is refused the range is still locked.
+        let _ = memory::advise(start, len, Advice::LinuxDontDump);
+    }
+    Ok(())
+}
+
+/// Copies the range into new secret memory, wipes it and moves the new memory over it.
+///
+/// # Safety
+/// The entry's range must be one private mapping of the caller's.
+unsafe fn replace(ledger: &mut Ledger, entry: Entry, keeper: &dyn Keeper) -> Result<(), Failure> {
+    let (old, len) = (entry.start as *mut u8, entry.len());
+    ledger.make_room(3)?;
+    // SAFETY: a new mapping; the old range is the caller's.
+    unsafe {
+        let new = keeper.map(Place::Anywhere, len)?;
+        let undo = |errno, call| {
+            let _ = memory::unmap(new, len);
+            let _ = memory::protect(old, len, entry.access);
+            Failure::Refused(refusal(call, errno, len))
+        };
+        if entry.access & (READ | WRITE) != READ | WRITE {
+            memory::protect(old, len, READ | WRITE).map_err(|errno| undo(errno, "mprotect"))?;
+        }
+        if entry.access != READ | WRITE {
+            memory::protect(new, len, READ | WRITE).map_err(|errno| undo(errno, "mprotect"))?;
+        }
+        for page in (0..len).step_by(PAGE) {
+            // An untouched page stays one: making it secret would cost a page for nothing.
+            if !is_zero(old.add(page)) {
+                core::ptr::copy_nonoverlapping(old.add(page), new.add(page), PAGE);
+            }
+        }
+        if entry.access != READ | WRITE {
+            memory::protect(new, len, entry.access).map_err(|errno| undo(errno, "mprotect"))?;
+        }
+        for page in (0..len).step_by(PAGE) {
+            if !is_zero(old.add(page)) {
+                wipe(old.add(page), PAGE);
+            }
+        }
+        if let Err(errno) = memory::move_over(new, len, old) {
+            // The contents are in the new mapping: bring them back before giving up.
+            let _ = memory::protect(new, len, READ);
+            core::ptr::copy_nonoverlapping(new, old, len);
+            return Err(undo(errno, "mremap"));
+        }
+    }
+    ledger.insert(entry)?;
+    Ok(())
+}
+
+/// Whether a page holds nothing but zeros.
+///
+/// # Safety
+/// The page must be readable.
+unsafe fn is_zero(page: *const u8) -> bool {
+    // SAFETY: the caller's promise; pages are aligned to more than u64. Volatile, because other
+    // threads may write to it.
+    (0..PAGE / 8).all(|word| unsafe { page.cast::<u64>().add(word).read_volatile() } == 0)
+}

@@ -1,0 +1,63 @@
+//! What a forked child sees of secret memory, and how it comes to see it.
+//!
+//! Secret files are shared mappings: left alone, a child would write into its
+//! parent's memory. So they are not inherited at all (`MADV_DONTFORK`), but for the
+//! moment of a fork that the library sees:
+//!
+//! 1. The parent locks the heaps and the ledger and lets the ranges be inherited.
+//! 2. The kernel forks. The parent waits; it and its child see the same pages.
+//! 3. The child maps secret memory of its own, charged to its own RLIMIT_MEMLOCK,
+//!    copies what is in use, and moves it over the inherited mappings ([`snapshot`]).
+//! 4. The parent's fork returns, with an error where the child could not do that.
+//!
+//! The library learns of forks by `pthread_atfork`. But between the kernel's fork and
+//! the handlers glibc itself writes to the child's heap (it resets the locks of open
+//! streams), which would be the parent's still. So the handler that runs before the
+//! fork only sets a trap for the system call ([`trap`]), and steps 1 to 4 happen
+//! inside of it. Where the kernel has no such trap, the handlers do the steps.
+
+mod handlers;
+mod snapshot;
+mod trap;
+
+pub use handlers::{after_in_child, after_in_parent, before_libc_forks, follow, watch};
+pub use snapshot::{Tally, forked, tally};
+
+/// What a forked child sees of secret memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForkPolicy {
+    /// Its own snapshot, at the same addresses.
+    #[default]
+    Copy,
+    /// Zero pages.
+    Drop,
+    /// fork fails.
+    Deny,
+}
+
+impl ForkPolicy {
+    /// The policy's name as the command line writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ForkPolicy::Copy => "copy",
+            ForkPolicy::Drop => "drop",
+            ForkPolicy::Deny => "deny",
+        }
+    }
+
+    /// The policy of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Copy, Self::Drop, Self::Deny]
+            .into_iter()
+            .find(|policy| policy.name() == name)
+    }
+
+    /// What the ledger notes for a range under this policy.
+    pub const fn child(self) -> crate::ledger::Child {
+        match self {
+            ForkPolicy::Copy => crate::ledger::Child::Copy,
+            ForkPolicy::Drop => crate::ledger::Child::Zeros,
+            ForkPolicy::Deny => crate::ledger::Child::Deny,
+        }
+    }
+}

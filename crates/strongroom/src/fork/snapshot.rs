@@ -1,0 +1,277 @@
+//! The fork itself: what happens around the system call, on both sides.
+
+use crate::heap::forked::LockedHeaps;
+use crate::keeper::{self, refusal};
+use crate::ledger::{self, Child, Entry, Ledger};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use core::time::Duration;
+use std::sync::MutexGuard;
+use strongroom_core::Reason;
+use strongroom_sys::memory::{self, Advice, Place};
+use strongroom_sys::{Errno, PAGE, process, wait};
+
+const READ: u32 = libc::PROT_READ as u32;
+const WRITE: u32 = libc::PROT_WRITE as u32;
+
+/// Forks that this process made with secret memory to copy, and the bytes copied into it
+/// when it was itself such a child.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Children that got their own secret memory.
+    pub forks: u64,
+    /// Bytes that this process got from its parent.
+    pub inherited: u64,
+}
+
+static FORKS: AtomicU64 = AtomicU64::new(0);
+static INHERITED: AtomicU64 = AtomicU64::new(0);
+
+/// The counts so far.
+pub fn tally() -> Tally {
+    Tally {
+        forks: FORKS.load(Ordering::Relaxed),
+        inherited: INHERITED.load(Ordering::Relaxed),
+    }
+}
+
+/// A page that parent and child share while the child makes its copy.
+#[repr(C)]
+struct Progress {
+    /// 0 while the child copies, [`DONE`] or [`FAILED`] after.
+    state: AtomicU32,
+    /// Why it failed.
+    errno: AtomicI32,
+}
+
+const DONE: u32 = 1;
+const FAILED: u32 = 2;
+
+/// All that a fork holds still.
+pub(super) struct Still {
+    // Dropped in this order: the ledger's lock was taken last.
+    ledger: MutexGuard<'static, Ledger>,
+    heaps: LockedHeaps,
+}
+
+impl Still {
+    pub(super) fn lock() -> Self {
+        let heaps = LockedHeaps::lock();
+        Self {
+            ledger: ledger::open(),
+            heaps,
+        }
+    }
+
+    pub(super) fn denied(&self) -> bool {
+        self.heaps.any_denies() || self.ledger.entries().iter().any(|e| e.child == Child::Deny)
+    }
+
+    /// Whether anything is kept in secret files, which no child inherits by itself.
+    pub(super) fn has_secret_files(&self) -> bool {
+        self.heaps.any_secret_file() || self.ledger.entries().iter().any(|e| e.secretmem)
+    }
+
+    /// Lets the child inherit what it will copy from, or, after the fork, no longer.
+    fn share_with_child(&self, inherit: bool) -> Result<(), Reason> {
+        self.heaps.share_with_child(inherit)?;
+        for entry in self.ledger.entries() {
+            let advice = match (entry.secretmem, entry.child) {
+                (true, Child::Copy) if inherit => Advice::LinuxDoFork,
+                (true, Child::Copy) => Advice::LinuxDontFork,
+                // Locked memory keeps the advice for good: nobody else sets it on such a range.
+                (false, Child::Zeros) if inherit => Advice::LinuxWipeOnFork,
+                (false, Child::Nothing) if inherit => Advice::LinuxDontFork,
+                _ => continue,
+            };
+            // SAFETY: a range of the ledger; the advice changes nothing in this process.
+            unsafe { memory::advise(entry.start as *mut u8, entry.len(), advice) }
+                .map_err(|errno| refusal("madvise", errno, 0))?;
+        }
+        Ok(())
+    }
+
+    /// In the child. Returns the bytes copied.
+    pub(super) fn rebuild_in_child(&self) -> Result<usize, Reason> {
+        let mut copied = self.heaps.rebuild_in_child()?;
+        for entry in self.ledger.entries() {
+            copied += match (entry.secretmem, entry.child) {
+                (_, Child::Nothing) => 0,
+                (true, child) => replace(entry, child == Child::Copy)?,
+                (false, _) => {
+                    // SAFETY: a range of the ledger that the locked keeper holds.
+                    unsafe {
+                        keeper::LOCKED.restore_in_child(entry.start as *mut u8, entry.len())
+                    }?;
+                    0
+                }
+            };
+        }
+        Ok(copied)
+    }
+}
+
+/// Replaces an inherited secret range by one of the child's own; with `copy`, with its contents.
+fn replace(entry: &Entry, copy: bool) -> Result<usize, Reason> {
+    let (start, len) = (entry.start as *mut u8, entry.len());
+    // SAFETY: a new mapping replaces nothing; the ledger's range is inherited or, without
+    // `copy`, absent from this process, whose only thread this is.
+    unsafe {
+        if !copy {
+            let zeros = keeper::SECRETMEM.map(Place::Anywhere, len)?;
+            finish(entry, zeros)?;
+            return Ok(0);
+        }
+        let new = keeper::SECRETMEM.map(Place::Anywhere, len)?;
+        if entry.access & READ == 0 {
+            memory::protect(start, len, READ).map_err(|errno| refusal("mprotect", errno, len))?;
+        }
+        let mut copied = 0;
+        let mut resident = [0u8; 512];
+        for from in (0..len).step_by(resident.len() * PAGE) {
+            let batch = &mut resident[..((len - from) / PAGE).min(512)];
+            if memory::residency(start.add(from), batch).is_err() {
+                batch.fill(1);
+            }
+            for (page, _) in batch.iter().enumerate().filter(|(_, bits)| **bits & 1 == 1) {
+                let at = from + page * PAGE;
+                core::ptr::copy_nonoverlapping(start.add(at), new.add(at), PAGE);
+                copied += PAGE;
+            }
+        }
+        finish(entry, new)?;
+        Ok(copied)
+    }
+}
+
+/// Gives the new mapping the access and the place of the old one.
+///
+/// # Safety
+/// `new` must be a mapping of the entry's length that nobody else knows.
+unsafe fn finish(entry: &Entry, new: *mut u8) -> Result<(), Reason> {
+    let len = entry.len();
+    // SAFETY: the caller's promise; the ledger's range is this process's to replace.
+    unsafe {
+        if entry.access != READ | WRITE {
+            memory::protect(new, len, entry.access)
+                .map_err(|errno| refusal("mprotect", errno, len))?;
+        }
+        memory::move_over(new, len, entry.start as *mut u8)
+            .map_err(|errno| refusal("mremap", errno, len))
+    }
+}
+
+/// Forks by `call` so that the child has its own secret memory before either side goes on.
+///
+/// `call` makes the system call, or a libc function that makes it and touches no heap, and
+/// returns as the call does: the child's id, 0 in the child, a negated errno. All signals
+/// must be blocked. Returns the same; -EPERM where a policy denies forks, -EAGAIN or
+/// -ENOMEM where the child could not get its memory (and is gone).
+pub fn forked(call: impl FnOnce() -> isize) -> isize {
+    let refuse = |errno: Errno| -(errno.raw_os_error() as isize);
+    let still = Still::lock();
+    if still.denied() {
+        process::complain(b"strongroom: fork is denied (--fork deny)\n");
+        return refuse(Errno::PERM);
+    }
+    let Ok(page) = memory::map_shared_page() else {
+        return refuse(Errno::NOMEM);
+    };
+    // SAFETY: a fresh zeroed page, unmapped below by each side for itself.
+    let progress = unsafe { &*page.cast::<Progress>() };
+    let unmap = || {
+        // SAFETY: each side's own mapping, which it no longer uses.
+        let _ = unsafe { memory::unmap(page, PAGE) };
+    };
+    if still.share_with_child(true).is_err() {
+        let _ = still.share_with_child(false);
+        unmap();
+        return refuse(Errno::NOMEM);
+    }
+    let child = call();
+    if child == 0 {
+        match still.rebuild_in_child() {
+            Ok(copied) => {
+                FORKS.store(0, Ordering::Relaxed);
+                INHERITED.store(copied as u64, Ordering::Relaxed);
+                progress.state.store(DONE, Ordering::Release);
+                let _ = wait::wake_all(&progress.state);
+                unmap();
+            }
+            Err(reason) => fail_in_child(progress, reason),
+        }
+        return 0;
+    }
+    // A failure to exclude the ranges again only means that a fork by other means inherits them.
+    let _ = still.share_with_child(false);
+    drop(still);
+    let result = if child > 0 {
+        await_child(progress, child as i32)
+    } else {
+        Ok(())
+    };
+    unmap();
+    match result {
+        Ok(()) => {
+            if child > 0 {
+                FORKS.fetch_add(1, Ordering::Relaxed);
+            }
+            child
+        }
+        Err(errno) => {
+            process::reap(child as i32);
+            refuse(errno)
+        }
+    }
+}
+
+/// The child has no memory to go on with: it tells its parent and ends.
+fn fail_in_child(progress: &Progress, reason: Reason) -> ! {
+    let errno = match reason {
+        Reason::LockLimit { .. } | Reason::TooManyFiles => Errno::AGAIN,
+        _ => Errno::NOMEM,
+    };
+    complain_of(reason);
+    progress
+        .errno
+        .store(errno.raw_os_error(), Ordering::Relaxed);
+    progress.state.store(FAILED, Ordering::Release);
+    let _ = wait::wake_all(&progress.state);
+    process::exit_now(125)
+}
+
+fn complain_of(reason: Reason) {
+    use core::fmt::Write;
+    let mut line = crate::line::Line::default();
+    let _ = write!(
+        line,
+        "strongroom: fork fails: the child cannot have its own secret memory: {reason}"
+    );
+    if !reason.fix().is_empty() {
+        let _ = write!(line, "; {}", reason.fix());
+    }
+    line.complain();
+}
+
+/// Waits until the child has its memory; an error says that it failed to get it.
+fn await_child(progress: &Progress, child: i32) -> Result<(), Errno> {
+    loop {
+        match progress.state.load(Ordering::Acquire) {
+            DONE => return Ok(()),
+            FAILED => {
+                return Err(Errno::from_raw_os_error(
+                    progress.errno.load(Ordering::Relaxed),
+                ));
+            }
+            _ => {}
+        }
+        // A child that was killed meanwhile says nothing more; its parent gets to reap it.
+        match wait::wait(&progress.state, 0, Duration::from_millis(100)) {
+            Err(Errno::TIMEDOUT) if process::has_ended(child).unwrap_or(true) => {
+                if progress.state.load(Ordering::Acquire) == 0 {
+                    return Ok(());
+                }
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The keeper memfd_secret: pages that leave the kernel's direct map.
+
+use super::{Keeper, refusal};
+use std::sync::Mutex;
+use strongroom_core::{Protections, Reason};
+use strongroom_sys::memory::{self, Advice, Place};
+use strongroom_sys::{process, secret_memory};
+
+/// memfd_secret(2).
+pub(super) struct Secretmem;
+
+/// Held while a secret descriptor exists, so that two threads do not undo each other's hiding.
+static WINDOW: Mutex<()> = Mutex::new(());
+
+impl Keeper for Secretmem {
+    fn name(&self) -> &'static str {
+        "memfd_secret"
+    }
+
+    fn offers(&self) -> Protections {
+        strongroom_core::Level::Hidden.protections()
+    }
+
+    unsafe fn map(&self, place: Place, len: usize) -> Result<*mut u8, Reason> {
+        let guard = WINDOW
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        // The descriptor lives for some microseconds. Whoever may trace the process could take it
+        // with pidfd_getfd(2) in that time, so nobody may: dumpable goes off meanwhile.
+        let hide = process::is_dumpable().unwrap_or(false);
+        if hide {
+            process::set_dumpable(false).map_err(|errno| refusal("prctl", errno, len))?;
+        }
+        let mapped = (|| {
+            let file =
+                secret_memory::create().map_err(|errno| refusal("memfd_secret", errno, len))?;
+            secret_memory::set_length(&file, len)
+                .map_err(|errno| refusal("ftruncate", errno, len))?;
+            // SAFETY: the caller's promise about `place`.
+            unsafe { secret_memory::map(&file, place, len) }
+                .map_err(|errno| refusal("mmap", errno, len))
+            // The descriptor closes here, before anyone may look again.
+        })();
+        let shown = if hide {
+            process::set_dumpable(true)
+        } else {
+            Ok(())
+        };
+        drop(guard);
+        let start = mapped?;
+        // SAFETY: the mapping was made above and nobody else knows it.
+        let excluded = unsafe { memory::advise(start, len, Advice::LinuxDontFork) };
+        match shown.and(excluded) {
+            Ok(()) => Ok(start),
+            Err(errno) => {
+                // SAFETY: as above.
+                unsafe { super::take_back(place, start, len) };
+                Err(refusal("madvise", errno, len))
+            }
+        }
+    }
+
+    fn copies_on_write(&self) -> bool {
+        false
+    }
+
+    unsafe fn restore_in_child(&self, _start: *mut u8, _len: usize) -> Result<(), Reason> {
+        Ok(())
+    }
+}

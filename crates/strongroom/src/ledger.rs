@@ -1,0 +1,272 @@
+//! The ledger: every range outside heaps that a keeper holds, in address order.
+//!
+//! A fork walks it, and whoever unmaps, protects or advises a part of such a range
+//! keeps it true. It lies in ordinary memory: addresses are no secret.
+
+use core::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use strongroom_core::Reason;
+use strongroom_sys::PAGE;
+use strongroom_sys::memory::{self, Place};
+
+/// What a forked child finds at a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Child {
+    /// Its own snapshot.
+    Copy,
+    /// Zero pages.
+    Zeros,
+    /// Nothing is mapped there.
+    Nothing,
+    /// fork fails.
+    Deny,
+}
+
+/// A range that a keeper holds. Addresses are page-aligned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// First address.
+    pub start: usize,
+    /// First address past it.
+    pub end: usize,
+    /// PROT_ bits that its user set.
+    pub access: u32,
+    /// Whether it is memfd_secret memory; locked memory otherwise.
+    pub secretmem: bool,
+    /// What a forked child finds.
+    pub child: Child,
+}
+
+impl Entry {
+    /// Its length in bytes.
+    pub const fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether it has no length.
+    pub const fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+}
+
+/// The ranges, sorted, in a mapping that grows.
+pub struct Ledger {
+    table: *mut Entry,
+    len: usize,
+    capacity: usize,
+}
+
+// SAFETY: the table is a mapping, which belongs to no thread; the mutex guards it.
+unsafe impl Send for Ledger {}
+
+static LEDGER: Mutex<Ledger> = Mutex::new(Ledger {
+    table: core::ptr::null_mut(),
+    len: 0,
+    capacity: 0,
+});
+static LEN: AtomicUsize = AtomicUsize::new(0);
+
+/// The ledger, locked.
+pub fn open() -> MutexGuard<'static, Ledger> {
+    // Nothing panics while it holds the lock.
+    LEDGER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether there is any range, without taking the lock: for wrappers of calls that are made
+/// often and seldom concern one.
+pub fn is_empty() -> bool {
+    LEN.load(Ordering::Relaxed) == 0
+}
+
+impl Ledger {
+    /// The ranges, in address order.
+    pub fn entries(&self) -> &[Entry] {
+        if self.len == 0 {
+            return &[];
+        }
+        // SAFETY: the first `len` entries of the table are initialised and ours.
+        unsafe { core::slice::from_raw_parts(self.table, self.len) }
+    }
+
+    fn entries_mut(&mut self) -> &mut [Entry] {
+        if self.len == 0 {
+            return &mut [];
+        }
+        // SAFETY: as in `entries`, and `self` is borrowed mutably.
+        unsafe { core::slice::from_raw_parts_mut(self.table, self.len) }
+    }
+
+    /// The entries that touch the range.
+    pub fn touching(&self, range: &Range<usize>) -> &[Entry] {
+        let entries = self.entries();
+        let from = entries.partition_point(|e| e.end <= range.start);
+        let to = entries.partition_point(|e| e.start < range.end);
+        &entries[from..to.max(from)]
+    }
+
+    /// Makes room for `more` entries: every change below needs at most two.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn make_room(&mut self, more: usize) -> Result<(), Reason> {
+        if self.len + more <= self.capacity {
+            return Ok(());
+        }
+        let old_bytes = self.capacity * size_of::<Entry>();
+        let bytes = (old_bytes * 2)
+            .max((self.len + more) * size_of::<Entry>())
+            .max(4 * PAGE)
+            .next_multiple_of(PAGE);
+        // SAFETY: a new mapping replaces nothing.
+        let table = unsafe { memory::map_private(Place::Anywhere, bytes) }
+            .map_err(|errno| crate::keeper::refusal("mmap", errno, bytes))?
+            .cast::<Entry>();
+        if self.capacity > 0 {
+            // SAFETY: both tables hold `len` entries, and the old one is ours alone.
+            unsafe {
+                core::ptr::copy_nonoverlapping(self.table, table, self.len);
+                let _ = memory::unmap(self.table.cast(), old_bytes.next_multiple_of(PAGE));
+            }
+        }
+        self.table = table;
+        self.capacity = bytes / size_of::<Entry>();
+        Ok(())
+    }
+
+    fn set_len(&mut self, len: usize) {
+        self.len = len;
+        LEN.store(len, Ordering::Relaxed);
+    }
+
+    /// Adds a range, in place of whatever the ledger had there.
+    ///
+    /// # Errors
+    /// Out of memory; nothing changes then.
+    pub fn insert(&mut self, entry: Entry) -> Result<(), Reason> {
+        self.make_room(3)?;
+        self.cut(&(entry.start..entry.end))?;
+        let at = self.entries().partition_point(|e| e.start < entry.start);
+        let len = self.len;
+        self.set_len(len + 1);
+        let entries = self.entries_mut();
+        entries.copy_within(at..len, at + 1);
+        entries[at] = entry;
+        Ok(())
+    }
+
+    /// Removes the range: entries at its edges are shortened or split.
+    ///
+    /// # Errors
+    /// Out of memory; nothing changes then.
+    pub fn cut(&mut self, range: &Range<usize>) -> Result<(), Reason> {
+        self.split(range)?;
+        let from = self.entries().partition_point(|e| e.end <= range.start);
+        let to = self
+            .entries()
+            .partition_point(|e| e.start < range.end)
+            .max(from);
+        self.entries_mut().copy_within(to.., from);
+        self.set_len(self.len - (to - from));
+        Ok(())
+    }
+
+    /// Changes the entries inside the range, which is split off its neighbours.
+    ///
+    /// # Errors
+    /// Out of memory; nothing changes then.
+    pub fn update(
+        &mut self,
+        range: &Range<usize>,
+        mut change: impl FnMut(&mut Entry),
+    ) -> Result<(), Reason> {
+        self.split(range)?;
+        let from = self.entries().partition_point(|e| e.end <= range.start);
+        let to = self
+            .entries()
+            .partition_point(|e| e.start < range.end)
+            .max(from);
+        self.entries_mut()[from..to]
+            .iter_mut()
+            .for_each(&mut change);
+        Ok(())
+    }
+
+    /// Splits the entries that reach over the range's edges.
+    fn split(&mut self, range: &Range<usize>) -> Result<(), Reason> {
+        self.make_room(2)?;
+        for edge in [range.start, range.end] {
+            let at = self.entries().partition_point(|e| e.end <= edge);
+            let len = self.len;
+            if let Some(&entry) = self.entries().get(at).filter(|e| e.start < edge) {
+                self.set_len(len + 1);
+                let entries = self.entries_mut();
+                entries.copy_within(at..len, at + 1);
+                entries[at] = Entry { end: edge, ..entry };
+                entries[at + 1] = Entry {
+                    start: edge,
+                    ..entry
+                };
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(start: usize, end: usize) -> Entry {
+        Entry {
+            start,
+            end,
+            access: 3,
+            secretmem: true,
+            child: Child::Copy,
+        }
+    }
+
+    fn ranges(ledger: &Ledger) -> Vec<(usize, usize)> {
+        ledger.entries().iter().map(|e| (e.start, e.end)).collect()
+    }
+
+    #[test]
+    fn cuts_split_and_updates_stay_inside() {
+        let mut ledger = Ledger {
+            table: core::ptr::null_mut(),
+            len: 0,
+            capacity: 0,
+        };
+        ledger.insert(entry(100, 200)).unwrap();
+        ledger.insert(entry(10, 20)).unwrap();
+        ledger.insert(entry(200, 300)).unwrap();
+        assert_eq!(ranges(&ledger), [(10, 20), (100, 200), (200, 300)]);
+        ledger.cut(&(150..160)).unwrap();
+        assert_eq!(
+            ranges(&ledger),
+            [(10, 20), (100, 150), (160, 200), (200, 300)]
+        );
+        ledger.cut(&(0..110)).unwrap();
+        assert_eq!(ranges(&ledger), [(110, 150), (160, 200), (200, 300)]);
+        ledger.update(&(190..210), |e| e.access = 0).unwrap();
+        let open: usize = ledger
+            .entries()
+            .iter()
+            .filter(|e| e.access == 3)
+            .map(Entry::len)
+            .sum();
+        assert_eq!(open, 40 + 30 + 90);
+        ledger.insert(entry(0, 1000)).unwrap();
+        assert_eq!(ranges(&ledger), [(0, 1000)]);
+        assert_eq!(ledger.touching(&(1000..2000)), []);
+        assert_eq!(ledger.touching(&(999..2000)).len(), 1);
+        for page in 0..1000 {
+            ledger
+                .insert(entry(2000 + page * 2, 2001 + page * 2))
+                .unwrap();
+        }
+        assert_eq!(ledger.entries().len(), 1001);
+        assert!(ledger.entries().is_sorted_by_key(|e| e.start));
+    }
+}

@@ -1,0 +1,43 @@
+//! One line of text on the stack, for places where nothing may allocate.
+
+use core::fmt;
+use strongroom_sys::process;
+
+/// A line of at most 1024 bytes; what is over is cut off.
+pub struct Line {
+    text: [u8; 1024],
+    len: usize,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            text: [0; 1024],
+            len: 0,
+        }
+    }
+}
+
+impl Line {
+    /// The bytes written so far.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text[..self.len]
+    }
+
+    /// Ends the line and writes it to standard error in one call.
+    pub fn complain(mut self) {
+        self.len = self.len.min(self.text.len() - 1);
+        self.text[self.len] = b'\n';
+        process::complain(&self.text[..=self.len]);
+    }
+}
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = &mut self.text[self.len..];
+        let fits = text.len().min(room.len());
+        room[..fits].copy_from_slice(&text.as_bytes()[..fits]);
+        self.len += fits;
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! Policies: what the caller requires and what it would prefer.
+
+use crate::fork::ForkPolicy;
+use strongroom_core::{Level, Reason};
+
+/// What the caller requires and what it would prefer.
+///
+/// ```
+/// use strongroom::{Level, Policy};
+///
+/// // An error where the machine cannot do it:
+/// let strict = Policy::require(Level::Hidden);
+/// // The best there is, and an error below `Locked`:
+/// let flexible = Policy::prefer(Level::Hidden).at_least(Level::Locked);
+/// # let _ = (strict, flexible);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    required: Level,
+    preferred: Level,
+    fork: ForkPolicy,
+}
+
+impl Policy {
+    /// Exactly this much or an error.
+    pub const fn require(level: Level) -> Self {
+        Self {
+            required: level,
+            preferred: level,
+            fork: ForkPolicy::Drop,
+        }
+    }
+
+    /// This much where it can be had, [`Level::Locked`] otherwise; the receipt tells which.
+    pub const fn prefer(level: Level) -> Self {
+        Self {
+            required: Level::Locked,
+            preferred: level,
+            fork: ForkPolicy::Drop,
+        }
+    }
+
+    /// The least that is acceptable.
+    #[must_use]
+    pub const fn at_least(mut self, level: Level) -> Self {
+        self.required = level;
+        self
+    }
+
+    /// What a forked child sees; [`ForkPolicy::Drop`] unless said otherwise.
+    #[must_use]
+    pub const fn on_fork(mut self, fork: ForkPolicy) -> Self {
+        self.fork = fork;
+        self
+    }
+
+    /// The least that is acceptable.
+    pub const fn required(&self) -> Level {
+        self.required
+    }
+
+    /// What is tried first.
+    pub const fn preferred(&self) -> Level {
+        self.preferred
+    }
+
+    /// What a forked child sees.
+    pub const fn fork(&self) -> ForkPolicy {
+        self.fork
+    }
+}
+
+/// Secret memory could not be had, with the cause and the fix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("memory cannot be kept at level `{level}`: {reason}{}{}", if reason.fix().is_empty() { "" } else { "; " }, reason.fix())]
+pub struct Refused {
+    /// The level that was required.
+    pub level: Level,
+    /// Why it cannot be had.
+    pub reason: Reason,
+}
