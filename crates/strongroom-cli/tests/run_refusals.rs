@@ -620,6 +620,7 @@ fn the_program_finds_what_it_would_have_found() {
     compare("sh -c 'echo $$; exec RUN sh -c \"echo \\$\\$\"' | uniq | wc -l");
     compare("RUN bash -c 'wait -n; echo $?'");
     compare("RUN sh -c 'umask; pwd; ulimit -n'");
+    compare("RUN RUN echo nested");
 }
 
 #[test]

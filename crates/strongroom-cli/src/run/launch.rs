@@ -56,10 +56,10 @@ impl Launch<'_> {
             self.verifier(there, launcher)
         })
         .map_err(no_verifier)?;
-        match here.map(be_attached_to) {
-            None | Some(Ok(0)) => Ok(()),
-            Some(Ok(errno)) => Err(not_traceable(Errno::from_raw_os_error(errno))),
-            Some(Err(error)) => Err(no_verifier(error)),
+        let here = here.ok_or_else(|| no_verifier(Errno::PIPE))?;
+        match be_attached_to(here).map_err(no_verifier)? {
+            0 => Ok(()),
+            errno => Err(not_traceable(Errno::from_raw_os_error(errno))),
         }
     }
 

@@ -137,47 +137,27 @@ impl From<io::Error> for Place {
 fn written(base: &Path) -> Result<Object, Place> {
     let directory = base.join(HASH);
     let path = directory.join(NAME);
-    // The usual case first: everything is there.
-    if is_private(base)? && is_private(&directory)? {
-        may_execute(&directory)?;
+    if !is_private(base)? {
+        return Err(Place::Unusable(Unusable(
+            "it belongs to someone else".into(),
+        )));
+    }
+    may_execute(base)?;
+    if !is_private(&directory)? {
+        return Err(tampered(&directory));
+    }
+    // Once to see, and once more where it had to be written.
+    for _ in 0..2 {
         match open_ours(&path) {
             Ok(Some(_)) => return Object::at(&path).map_err(Place::Unusable),
-            Ok(None) => return Err(tampered(&path)),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
-                return Err(tampered(&path));
+            Err(error) if error.kind() == ErrorKind::NotFound => write(&directory, &path)?,
+            Err(error) if error.raw_os_error() != Some(Errno::LOOP.raw_os_error()) => {
+                return Err(error.into());
             }
-            Err(error) => return Err(error.into()),
+            Ok(None) | Err(_) => break,
         }
-    } else {
-        let mode = if rustix::process::geteuid().is_root() {
-            0o755
-        } else {
-            0o700
-        };
-        if let Some(parent) = base.parent() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(parent)?;
-        }
-        for directory in [base, &directory] {
-            match DirBuilder::new().mode(mode).create(directory) {
-                Ok(()) => fs::set_permissions(directory, Permissions::from_mode(mode))?,
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error.into()),
-            }
-            if !is_private(directory)? {
-                return Err(tampered(directory));
-            }
-        }
-        may_execute(&directory)?;
     }
-    write(&directory, &path)?;
-    match open_ours(&path)? {
-        Some(_) => Object::at(&path).map_err(Place::Unusable),
-        None => Err(tampered(&path)),
-    }
+    Err(tampered(&path))
 }
 
 fn write(directory: &Path, path: &Path) -> io::Result<()> {
@@ -202,13 +182,35 @@ fn write(directory: &Path, path: &Path) -> io::Result<()> {
     done
 }
 
-/// Whether `directory` is there, ours, and nobody else's to write to. Being somebody else's is an error.
-fn is_private(directory: &Path) -> Result<bool, Place> {
-    match fs::symlink_metadata(directory) {
-        Ok(status) if status.is_dir() && belongs_to_us(&status) => Ok(true),
-        Ok(_) => Err(tampered(directory)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error.into()),
+/// Whether `directory`, made here if it is missing, is ours and nobody else's to write to.
+fn is_private(directory: &Path) -> io::Result<bool> {
+    let status = match fs::symlink_metadata(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            make_private(directory)?;
+            fs::symlink_metadata(directory)?
+        }
+        status => status?,
+    };
+    Ok(status.is_dir() && belongs_to_us(&status))
+}
+
+fn make_private(directory: &Path) -> io::Result<()> {
+    let mode = if rustix::process::geteuid().is_root() {
+        0o755
+    } else {
+        0o700
+    };
+    if let Some(parent) = directory.parent() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(parent)?;
+    }
+    match DirBuilder::new().mode(mode).create(directory) {
+        // Programs that root starts may go on as another user, whatever root's umask is.
+        Ok(()) => fs::set_permissions(directory, Permissions::from_mode(mode)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

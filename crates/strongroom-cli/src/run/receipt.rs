@@ -103,10 +103,13 @@ impl Unprotected<'_> {
                 .map(|word| word.to_string_lossy())
                 .collect(),
             scope: self.config.scope.name(),
+            keeper: None,
             receipt: Receipt::new(asked).lack(asked, Reason::CannotPreload),
             bytes: 0,
             chunks: 0,
+            ranges: 0,
             forks_copied: 0,
+            bytes_inherited: 0,
         };
         let written = serde_json::to_vec(&line)
             .map_err(std::io::Error::from)
@@ -144,15 +147,19 @@ fn name_of(file: &OwnedFd, status: &rustix::fs::Stat) -> Option<PathBuf> {
     (same && matches!(kind, FileType::RegularFile | FileType::CharacterDevice)).then_some(path)
 }
 
+/// The fields that the preload object writes, too.
 #[derive(Serialize)]
 struct Line<'a> {
     schema: u32,
     pid: i32,
     command: Vec<Cow<'a, str>>,
     scope: &'a str,
+    keeper: Option<&'a str>,
     #[serde(flatten)]
     receipt: Receipt,
     bytes: u64,
     chunks: u64,
+    ranges: u64,
     forks_copied: u64,
+    bytes_inherited: u64,
 }

@@ -117,8 +117,8 @@ fn replace(entry: &Entry, copy: bool) -> Result<usize, Reason> {
     // `copy`, absent from this process, whose only thread this is.
     unsafe {
         if !copy {
-            let zeros = keeper::SECRETMEM.map(Place::Anywhere, len)?;
-            finish(entry, zeros)?;
+            keeper::SECRETMEM.map(Place::Over(start), len)?;
+            set_access(entry, start)?;
             return Ok(0);
         }
         let new = keeper::SECRETMEM.map(Place::Anywhere, len)?;
@@ -138,26 +138,23 @@ fn replace(entry: &Entry, copy: bool) -> Result<usize, Reason> {
                 copied += PAGE;
             }
         }
-        finish(entry, new)?;
+        set_access(entry, new)?;
+        memory::move_over(new, len, start).map_err(|errno| refusal("mremap", errno, len))?;
         Ok(copied)
     }
 }
 
-/// Gives the new mapping the access and the place of the old one.
+/// Gives a new mapping the access that the entry's user set.
 ///
 /// # Safety
-/// `new` must be a mapping of the entry's length that nobody else knows.
-unsafe fn finish(entry: &Entry, new: *mut u8) -> Result<(), Reason> {
-    let len = entry.len();
-    // SAFETY: the caller's promise; the ledger's range is this process's to replace.
-    unsafe {
-        if entry.access != READ | WRITE {
-            memory::protect(new, len, entry.access)
-                .map_err(|errno| refusal("mprotect", errno, len))?;
-        }
-        memory::move_over(new, len, entry.start as *mut u8)
-            .map_err(|errno| refusal("mremap", errno, len))
+/// `new` must be a mapping of the entry's length that nobody else uses.
+unsafe fn set_access(entry: &Entry, new: *mut u8) -> Result<(), Reason> {
+    if entry.access == READ | WRITE {
+        return Ok(());
     }
+    // SAFETY: the caller's promise.
+    unsafe { memory::protect(new, entry.len(), entry.access) }
+        .map_err(|errno| refusal("mprotect", errno, entry.len()))
 }
 
 /// Forks by `call` so that the child has its own secret memory before either side goes on.
