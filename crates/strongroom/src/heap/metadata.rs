@@ -48,8 +48,9 @@ pub(super) struct Chunk {
     pub used: u32,
 }
 
-/// How much heap one step of growing metadata serves, in pages.
-const STEP: usize = 4 * 1024 * 1024 / PAGE;
+/// How much heap one step of growing metadata serves, in pages: enough that every array grows by
+/// whole pages, the one with a byte a page too.
+const STEP: usize = PAGE;
 
 /// The arrays. Copies of this struct point to the same memory.
 #[derive(Clone, Copy)]
