@@ -43,7 +43,8 @@ static char *take(void) {
 static void run(struct worker *worker, long count) {
     for (long i = 0; i < count; i++) {
         if (set == 0) {
-            RELEASE(take(), size);
+            char *block = take();
+            RELEASE(block, size);
         } else {
             char **place = &worker->blocks[next_random(&worker->random) % set];
             RELEASE(*place, size);

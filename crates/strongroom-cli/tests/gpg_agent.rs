@@ -308,10 +308,12 @@ fn private_keys_leave_no_trace() {
                 2 * 4 * 3,
                 "two keys with four private numbers each"
             );
-            let found = outside::Memory::by_mem(gpg.agent.pid());
+            let needles: Vec<_> = numbers.iter().map(|(_, number)| number.clone()).collect();
+            let found = Outside::of(gpg.agent.pid()).which_by_mem(&needles);
             let leaked: Vec<_> = numbers
                 .iter()
-                .filter(|(_, number)| found.holds(number))
+                .zip(found)
+                .filter_map(|(number, found)| found.then_some(number))
                 .collect();
             if is_protected {
                 let names: Vec<_> = leaked.iter().map(|(name, _)| name).collect();

@@ -46,18 +46,19 @@ fn allocate(size: usize) -> *mut c_void {
 #[inline(never)]
 fn fail(size: usize) -> *mut c_void {
     static SAID: AtomicBool = AtomicBool::new(false);
-    if size <= MOST && !SAID.swap(true, Ordering::Relaxed) {
-        if let Some(reason) = heap().last_refusal() {
-            let mut line = Line::default();
-            let _ = write!(
-                line,
-                "strongroom: no secret memory left, malloc fails: {reason}"
-            );
-            if !reason.fix().is_empty() {
-                let _ = write!(line, "; {}", reason.fix());
-            }
-            line.complain();
+    if size <= MOST
+        && !SAID.swap(true, Ordering::Relaxed)
+        && let Some(reason) = heap().last_refusal()
+    {
+        let mut line = Line::default();
+        let _ = write!(
+            line,
+            "strongroom: no secret memory left, malloc fails: {reason}"
+        );
+        if !reason.fix().is_empty() {
+            let _ = write!(line, "; {}", reason.fix());
         }
+        line.complain();
     }
     set_errno(Errno::NOMEM);
     ptr::null_mut()
@@ -96,7 +97,7 @@ pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void
     }
     if source() != HEAP || !heap().contains(block.cast()) {
         // SAFETY: the caller's promise; a block that is not the heap's is glibc's.
-        return unsafe { __libc_realloc(block, size) };
+        return unsafe { realloc_in_libc(block, size) };
     }
     if size == 0 {
         // SAFETY: the caller's promise.
@@ -112,6 +113,30 @@ pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void
         fail(size)
     } else {
         new.cast()
+    }
+}
+
+/// glibc's realloc. A large block that the program locked may have a mapping of its own, which glibc
+/// would stretch by mremap past the end of the secret file; such a block moves instead.
+///
+/// # Safety
+/// As [`realloc`].
+unsafe fn realloc_in_libc(block: *mut c_void, size: usize) -> *mut c_void {
+    // SAFETY: the caller's promise: a block of glibc's.
+    unsafe {
+        let old = malloc_usable_size(block);
+        let kept = crate::locking::pages(block as usize, old)
+            .is_some_and(|range| crate::mapping::touches_kept(&range));
+        if !kept || size == 0 {
+            return __libc_realloc(block, size);
+        }
+        let new = __libc_malloc(size);
+        if !new.is_null() {
+            ptr::copy_nonoverlapping(block.cast::<u8>(), new.cast(), old.min(size));
+            block.cast::<u8>().write_bytes(0, old);
+            __libc_free(block);
+        }
+        new
     }
 }
 
@@ -176,7 +201,7 @@ pub unsafe extern "C" fn posix_memalign(
     align: usize,
     size: usize,
 ) -> c_int {
-    if !align.is_power_of_two() || align % size_of::<*mut c_void>() != 0 {
+    if !align.is_power_of_two() || !align.is_multiple_of(size_of::<*mut c_void>()) {
         return libc::EINVAL;
     }
     // SAFETY: libc's errno of this thread.

@@ -284,10 +284,10 @@ pub unsafe extern "C" fn execvpe(
 fn each_candidate<R>(file: &CStr, mut act: impl FnMut(&CStr) -> Option<R>) -> Option<R> {
     // SAFETY: getenv has no preconditions but that nobody changes the environment meanwhile.
     let path = unsafe { libc::getenv(c"PATH".as_ptr()) };
-    // SAFETY: a string of the environment.
     let path = if path.is_null() {
         c"/bin:/usr/bin"
     } else {
+        // SAFETY: a string of the environment.
         unsafe { CStr::from_ptr(path) }
     };
     let mut full = [0u8; libc::PATH_MAX as usize];
@@ -572,12 +572,6 @@ pub unsafe extern "C" fn posix_spawnp(
     // SAFETY: the caller's promise.
     unsafe {
         let name = CStr::from_ptr(file);
-        let missing = || {
-            Err(Unprotectable {
-                cause: program::Cause::NotFound,
-                interpreter: None,
-            })
-        };
         let verdict = if name.to_bytes().contains(&b'/') {
             program::inspect(name)
         } else {
@@ -586,7 +580,10 @@ pub unsafe extern "C" fn posix_spawnp(
                 Err(reason) if reason.cause.stops_exec() => None,
                 verdict => Some(verdict),
             })
-            .unwrap_or_else(missing)
+            .unwrap_or(Err(Unprotectable {
+                cause: program::Cause::NotFound,
+                interpreter: None,
+            }))
         };
         spawn(
             &REAL,

@@ -20,12 +20,11 @@ pub extern "C" fn _Fork() -> libc::pid_t {
     let result = fork::follow(|| {
         // SAFETY: libc's function of that name and type.
         let child = unsafe { transmute::<*mut c_void, extern "C" fn() -> libc::pid_t>(real)() };
-        // SAFETY: libc's errno of this thread.
-        if child < 0 {
-            -(unsafe { *libc::__errno_location() } as isize)
-        } else {
-            child as isize
+        if child >= 0 {
+            return child as isize;
         }
+        // SAFETY: libc's errno of this thread.
+        -(unsafe { *libc::__errno_location() } as isize)
     });
     returned(result) as libc::pid_t
 }

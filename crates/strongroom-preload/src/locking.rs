@@ -148,11 +148,11 @@ pub extern "C" fn mlockall(flags: c_int) -> c_int {
     if started().is_none_or(|s| s.keeper.is_none()) {
         return pass(libc::SYS_mlockall, [flags as usize, 0, 0, 0, 0, 0]);
     }
-    if flags & libc::MCL_CURRENT != 0 {
-        if let Err(errno) = lock_current() {
-            set_errno(errno);
-            return -1;
-        }
+    if flags & libc::MCL_CURRENT != 0
+        && let Err(errno) = lock_current()
+    {
+        set_errno(errno);
+        return -1;
     }
     FUTURE.store(flags & libc::MCL_FUTURE != 0, Ordering::Relaxed);
     0

@@ -6,7 +6,7 @@ use crate::real::{returned, set_errno};
 use core::ffi::{c_int, c_void};
 use core::ops::Range;
 use strongroom::heap;
-use strongroom::ledger::{self, Child, Entry};
+use strongroom::ledger::{self, Child, Entry, Holder};
 use strongroom_sys::memory::{self, Advice};
 use strongroom_sys::{Errno, PAGE, page_ceil, raw};
 
@@ -48,7 +48,7 @@ pub(crate) fn touches_kept(range: &Range<usize>) -> bool {
 
 /// The page-aligned range, where it concerns the ledger at all.
 fn kept(start: usize, len: usize) -> Option<Range<usize>> {
-    if ledger::is_empty() || start % PAGE != 0 {
+    if ledger::is_empty() || !start.is_multiple_of(PAGE) {
         return None;
     }
     let range = start..start.checked_add(page_ceil(len)?)?;
@@ -72,10 +72,10 @@ fn map(
     } else {
         flags
     };
-    if flags & libc::MAP_FIXED != 0 {
-        if let Some(range) = kept(start as usize, len) {
-            forget(&range)?;
-        }
+    if flags & libc::MAP_FIXED != 0
+        && let Some(range) = kept(start as usize, len)
+    {
+        forget(&range)?;
     }
     let arguments = [
         start as usize,
@@ -187,6 +187,9 @@ pub unsafe extern "C" fn munmap(start: *mut c_void, len: usize) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mprotect(start: *mut c_void, len: usize, access: c_int) -> c_int {
     let arguments = [start as usize, len, access as usize, 0, 0, 0];
+    if let Some(range) = in_heap(start as usize, len) {
+        return status(protect_heap(range, access as u32));
+    }
     let Some(range) = kept(start as usize, len) else {
         return status(call(libc::SYS_mprotect, arguments).map(drop));
     };
@@ -204,21 +207,78 @@ pub unsafe extern "C" fn mprotect(start: *mut c_void, len: usize, access: c_int)
     status(result)
 }
 
+/// The page-aligned range, where it lies in the heap: a program may protect or advise pages that it
+/// got from posix_memalign.
+fn in_heap(start: usize, len: usize) -> Option<Range<usize>> {
+    let range = start..start.checked_add(page_ceil(len)?)?;
+    let inside = !range.is_empty()
+        && start.is_multiple_of(PAGE)
+        && heap::global().contains(start as *const u8)
+        && heap::global().contains((range.end - 1) as *const u8);
+    inside.then_some(range)
+}
+
+/// Notes closed pages for forks, which copy them.
+fn protect_heap(range: Range<usize>, access: u32) -> Result<(), Errno> {
+    let mut ledger = ledger::open();
+    ledger.make_room(3).map_err(|_| Errno::NOMEM)?;
+    call(
+        libc::SYS_mprotect,
+        [range.start, range.len(), access as usize, 0, 0, 0],
+    )?;
+    let noted = if access == READ | WRITE {
+        ledger.cut(&range)
+    } else {
+        let (start, end) = (range.start, range.end);
+        ledger.insert(Entry {
+            start,
+            end,
+            access,
+            holder: Holder::Heap,
+            child: Child::Copy,
+        })
+    };
+    noted.map_err(|_| Errno::NOMEM)
+}
+
 /// madvise(2).
 ///
 /// # Safety
 /// As the system call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn madvise(start: *mut c_void, len: usize, advice: c_int) -> c_int {
-    match kept(start as usize, len) {
-        Some(range) => status(advise(&range, advice)),
-        None => status(
-            call(
-                libc::SYS_madvise,
-                [start as usize, len, advice as usize, 0, 0, 0],
-            )
-            .map(drop),
-        ),
+    if let Some(range) = in_heap(start as usize, len) {
+        return status(advise_heap(&range, advice));
+    }
+    let plain = |range: Range<usize>| {
+        let arguments = [range.start, range.len(), advice as usize, 0, 0, 0];
+        call(libc::SYS_madvise, arguments).map(drop)
+    };
+    let result = match kept(start as usize, len) {
+        Some(range) => advise(&range, advice, plain),
+        // Bad alignment and the like: the kernel says what is wrong.
+        None => plain(start as usize..(start as usize).wrapping_add(len)),
+    };
+    status(result)
+}
+
+/// What advice means for pages of the heap: as for kept memory, but that a fork treats all alike.
+fn advise_heap(range: &Range<usize>, advice: c_int) -> Result<(), Errno> {
+    match advice {
+        libc::MADV_DONTNEED | libc::MADV_FREE | libc::MADV_DONTNEED_LOCKED => {
+            let (start, end) = (range.start, range.end);
+            let whole = Entry {
+                start,
+                end,
+                access: READ | WRITE,
+                holder: Holder::Heap,
+                child: Child::Copy,
+            };
+            wipe_kept(&[whole], range);
+            Ok(())
+        }
+        libc::MADV_WIPEONFORK | libc::MADV_DONTFORK | libc::MADV_REMOVE => Err(Errno::INVAL),
+        _ => Ok(()),
     }
 }
 
@@ -238,8 +298,14 @@ pub extern "C" fn posix_madvise(start: *mut c_void, len: usize, advice: c_int) -
 }
 
 /// What advice means for kept memory: contents and forks as asked, exposure never.
-fn advise(range: &Range<usize>, advice: c_int) -> Result<(), Errno> {
+fn advise(
+    range: &Range<usize>,
+    advice: c_int,
+    plain: impl Fn(Range<usize>) -> Result<(), Errno>,
+) -> Result<(), Errno> {
     let mut ledger = ledger::open();
+    // What lies between kept ranges is ordinary memory.
+    ledger.gaps(range).try_for_each(plain)?;
     let policy = crate::start::started().map_or(Child::Copy, |s| s.config.fork.child());
     let mut child = |child: Child| {
         ledger
@@ -277,7 +343,11 @@ fn undo_fork_advice(
         libc::MADV_KEEPONFORK => Advice::LinuxKeepOnFork,
         _ => Advice::LinuxDoFork,
     };
-    for entry in ledger.touching(range).iter().filter(|e| !e.secretmem) {
+    for entry in ledger
+        .touching(range)
+        .iter()
+        .filter(|e| e.holder == Holder::Locked)
+    {
         let part = entry.start.max(range.start)..entry.end.min(range.end);
         // SAFETY: changes nothing in this process.
         unsafe { memory::advise(part.start as *mut u8, part.len(), advice) }?;
@@ -297,12 +367,11 @@ pub unsafe extern "C" fn mremap(
     flags: c_int,
     place: *mut c_void,
 ) -> *mut c_void {
-    if flags & libc::MREMAP_FIXED != 0 {
-        if let Some(range) = kept(place as usize, new_len) {
-            if let Err(errno) = forget(&range) {
-                return address(Err(errno));
-            }
-        }
+    if flags & libc::MREMAP_FIXED != 0
+        && let Some(range) = kept(place as usize, new_len)
+        && let Err(errno) = forget(&range)
+    {
+        return address(Err(errno));
     }
     match kept(old as usize, old_len.max(1)) {
         Some(range) => address(remap_kept(range, new_len, flags, place as usize)),
@@ -341,7 +410,7 @@ fn remap_kept(
         _ => return Err(Errno::FAULT),
     };
     ledger.make_room(6).map_err(|_| Errno::NOMEM)?;
-    if !entry.secretmem {
+    if entry.holder != Holder::Secretmem {
         let arguments = [range.start, range.len(), new_len, flags as usize, place, 0];
         let start = call(libc::SYS_mremap, arguments)?;
         ledger.cut(&range).map_err(|_| Errno::NOMEM)?;

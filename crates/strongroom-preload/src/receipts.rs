@@ -56,7 +56,13 @@ fn describe(text: &mut Text, started: &Started, id: i32) -> fmt::Result {
     let receipt = start::receipt(started);
     let (usage, tally) = (heap::global().usage(), fork::tally());
     let ranges = ledger::open();
-    let concealed: usize = ranges.entries().iter().map(ledger::Entry::len).sum();
+    let own = |e: &&ledger::Entry| e.holder != ledger::Holder::Heap;
+    let concealed: usize = ranges
+        .entries()
+        .iter()
+        .filter(own)
+        .map(ledger::Entry::len)
+        .sum();
     write!(text, "{{\"schema\":1,\"pid\":{id},\"command\":[")?;
     command(text)?;
     write!(
@@ -92,7 +98,7 @@ fn describe(text: &mut Text, started: &Started, id: i32) -> fmt::Result {
         "}},\"bytes\":{},\"chunks\":{},\"ranges\":{},\"forks_copied\":{},\"bytes_inherited\":{}}}",
         usage.mapped + concealed,
         usage.chunks,
-        ranges.entries().len(),
+        ranges.entries().iter().filter(own).count(),
         tally.forks,
         tally.inherited
     )

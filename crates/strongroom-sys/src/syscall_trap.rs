@@ -1,8 +1,9 @@
 //! Syscall User Dispatch (prctl(2), Linux 5.11): the calling thread's own system
 //! calls raise SIGSYS, so that a call made deep inside libc can be replaced.
 
+use crate::signals::{self, Action};
 use crate::{Errno, raw};
-use core::sync::atomic::AtomicU8;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 const PR_SET_SYSCALL_USER_DISPATCH: usize = 59;
 const ON: usize = 1;
@@ -50,4 +51,58 @@ pub fn disarm() -> Result<(), Errno> {
     // SAFETY: touches no memory.
     raw::check(unsafe { raw::syscall(libc::SYS_prctl as usize, arguments) })?;
     Ok(())
+}
+
+/// What [`try_out`]'s handler answers; no process has this number.
+const CAUGHT: isize = 0x5afe_0000;
+
+/// Tries the trap out: traps one harmless system call and has the handler answer it.
+///
+/// # Errors
+/// EBUSY where this process has more than one thread, which would meet the handler too;
+/// those of [`arm`]; ENOSYS where it arms and does not trap.
+pub fn try_out() -> Result<(), Errno> {
+    // proc(5): the link count of the task directory is its threads and two.
+    if rustix::fs::stat(c"/proc/self/task")?.st_nlink != 3 {
+        return Err(Errno::BUSY);
+    }
+    // No other handler may run while system calls trap, and a blocked SIGSYS would kill.
+    let mask = signals::set_mask(!signals::only(libc::SIGSYS))?;
+    // SAFETY: the handler changes one register of what it interrupts, and only for this trap.
+    let tried = unsafe { signals::set_action(libc::SIGSYS, Some(&Action::new(answer))) }.and_then(
+        |before| {
+            let caught = trap_one_call();
+            // SAFETY: it was the action before.
+            unsafe { signals::set_action(libc::SIGSYS, Some(&before)) }?;
+            caught
+        },
+    );
+    signals::set_mask(mask)?;
+    tried
+}
+
+fn trap_one_call() -> Result<(), Errno> {
+    let selector = AtomicU8::new(ALLOW);
+    // SAFETY: the selector outlives the trap, which is disarmed below; the caller set the handler.
+    unsafe { arm(&raw const selector) }?;
+    selector.store(BLOCK, Ordering::SeqCst);
+    // SAFETY: getppid touches no memory.
+    let result = unsafe { raw::syscall(libc::SYS_getppid as usize, [0; 6]) };
+    selector.store(ALLOW, Ordering::SeqCst);
+    disarm()?;
+    if result == CAUGHT {
+        Ok(())
+    } else {
+        Err(Errno::NOSYS)
+    }
+}
+
+extern "C" fn answer(_: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel hands the handler a valid siginfo and ucontext, ours until it returns.
+    unsafe {
+        if (*info).si_code == SYS_USER_DISPATCH {
+            let context = &mut *context.cast::<libc::ucontext_t>();
+            context.uc_mcontext.gregs[libc::REG_RAX as usize] = CAUGHT as i64;
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Making memory that exists already secret, in place, at the same address.
 
 use crate::keeper::{Keeper, refusal};
-use crate::ledger::{self, Child, Entry, Ledger};
+use crate::ledger::{self, Child, Entry, Holder, Ledger};
 use crate::wipe::wipe;
 use core::ops::Range;
 use strongroom_core::Reason;
@@ -116,7 +116,7 @@ pub unsafe fn conceal(
                     start: part.start,
                     end: part.end,
                     access,
-                    secretmem: false,
+                    holder: Holder::Locked,
                     child,
                 };
                 // SAFETY: the caller's promise.
@@ -129,7 +129,7 @@ pub unsafe fn conceal(
                     start: part.start,
                     end: part.end,
                     access,
-                    secretmem: true,
+                    holder: Holder::Secretmem,
                     child,
                 };
                 // SAFETY: the caller's promise.

@@ -1,4 +1,5 @@
-//! The ledger: every range outside heaps that a keeper holds, in address order.
+//! The ledger: every range outside heaps that a keeper holds, in address order, and the ranges
+//! of heaps whose access their user changed.
 //!
 //! A fork walks it, and whoever unmaps, protects or advises a part of such a range
 //! keeps it true. It lies in ordinary memory: addresses are no secret.
@@ -7,8 +8,8 @@ use core::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use strongroom_core::Reason;
-use strongroom_sys::PAGE;
 use strongroom_sys::memory::{self, Place};
+use strongroom_sys::{Errno, PAGE, maps};
 
 /// What a forked child finds at a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,17 @@ pub enum Child {
     Deny,
 }
 
+/// What keeps a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// memfd_secret memory of its own.
+    Secretmem,
+    /// Ordinary pages, locked.
+    Locked,
+    /// A heap, which sees to its pages itself; the entry only notes their access.
+    Heap,
+}
+
 /// A range that a keeper holds. Addresses are page-aligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -32,8 +44,8 @@ pub struct Entry {
     pub end: usize,
     /// PROT_ bits that its user set.
     pub access: u32,
-    /// Whether it is memfd_secret memory; locked memory otherwise.
-    pub secretmem: bool,
+    /// What keeps it.
+    pub holder: Holder,
     /// What a forked child finds.
     pub child: Child,
 }
@@ -103,6 +115,76 @@ impl Ledger {
         let from = entries.partition_point(|e| e.end <= range.start);
         let to = entries.partition_point(|e| e.start < range.end);
         &entries[from..to.max(from)]
+    }
+
+    /// The parts of the range that no entry touches.
+    pub fn gaps(&self, range: &Range<usize>) -> impl Iterator<Item = Range<usize>> + '_ {
+        let mut at = range.start;
+        let end = range.end;
+        self.touching(range)
+            .iter()
+            .map(|e| (e.start, e.end))
+            .chain([(end, end)])
+            .filter_map(move |(start, next)| {
+                let gap = at..start.min(end);
+                at = next;
+                (!gap.is_empty()).then_some(gap)
+            })
+    }
+
+    /// Drops what is no longer mapped as the ledger says: libc unmaps and trims its own memory by
+    /// calls that nobody sees. Reads /proc/self/maps once, and once more for each range dropped.
+    ///
+    /// # Errors
+    /// Those of reading the file; out of memory.
+    pub fn reconcile(&mut self) -> Result<(), Reason> {
+        while !self.entries().is_empty() {
+            let stale = self
+                .first_stale()
+                .map_err(|errno| crate::keeper::refusal("open", errno, 0))?;
+            match stale {
+                Some(range) => self.cut(&range)?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn first_stale(&self) -> Result<Option<Range<usize>>, Errno> {
+        let entries = self.entries();
+        let Some(first) = entries.first() else {
+            return Ok(None);
+        };
+        let (mut index, mut at, mut stale) = (0, first.start, None);
+        maps::each(|mapping| {
+            while let Some(entry) = entries.get(index).filter(|_| mapping.end > at) {
+                let as_noted = match entry.holder {
+                    Holder::Secretmem | Holder::Heap => {
+                        mapping.is_secretmem() || !mapping.shared && entry.holder == Holder::Heap
+                    }
+                    Holder::Locked => !mapping.shared,
+                };
+                let wrong = if mapping.start > at {
+                    mapping.start
+                } else {
+                    mapping.end
+                };
+                if mapping.start > at || !as_noted {
+                    stale = Some(at..wrong.min(entry.end));
+                    return false;
+                }
+                if mapping.end < entry.end {
+                    at = mapping.end;
+                    return true;
+                }
+                index += 1;
+                at = entries.get(index).map_or(usize::MAX, |next| next.start);
+            }
+            true
+        })?;
+        // Past the last mapping.
+        let rest = entries.get(index).map(|entry| at..entry.end);
+        Ok(stale.or(rest))
     }
 
     /// Makes room for `more` entries: every change below needs at most two.
@@ -222,7 +304,7 @@ mod tests {
             start,
             end,
             access: 3,
-            secretmem: true,
+            holder: Holder::Secretmem,
             child: Child::Copy,
         }
     }
@@ -268,5 +350,65 @@ mod tests {
         }
         assert_eq!(ledger.entries().len(), 1001);
         assert!(ledger.entries().is_sorted_by_key(|e| e.start));
+    }
+
+    #[test]
+    fn gaps_are_what_lies_between() {
+        let mut ledger = Ledger {
+            table: core::ptr::null_mut(),
+            len: 0,
+            capacity: 0,
+        };
+        ledger.insert(entry(10, 20)).unwrap();
+        ledger.insert(entry(30, 40)).unwrap();
+        let gaps = |range: Range<usize>| ledger.gaps(&range).collect::<Vec<_>>();
+        assert_eq!(gaps(0..50), [0..10, 20..30, 40..50]);
+        assert!(gaps(12..35).iter().eq(&[20..30]));
+        assert_eq!(gaps(12..18), []);
+        assert!(gaps(41..42).iter().eq(&[41..42]));
+    }
+
+    #[test]
+    fn what_was_unmapped_behind_its_back_is_dropped() {
+        let mut ledger = Ledger {
+            table: core::ptr::null_mut(),
+            len: 0,
+            capacity: 0,
+        };
+        let len = 4 * PAGE;
+        // SAFETY: new mappings of this test's own.
+        let start = unsafe { crate::keeper::LOCKED.map(Place::Anywhere, len) }.unwrap() as usize;
+        let locked = Entry {
+            holder: Holder::Locked,
+            ..entry(start, start + len)
+        };
+        ledger.insert(locked).unwrap();
+        ledger.reconcile().unwrap();
+        assert_eq!(ranges(&ledger), [(start, start + len)]);
+        // SAFETY: this test's own mapping.
+        unsafe { memory::reserve(Place::Over((start + PAGE) as *mut u8), PAGE) }.unwrap();
+        // SAFETY: as above.
+        unsafe { memory::unmap((start + 2 * PAGE) as *mut u8, PAGE) }.unwrap();
+        ledger.reconcile().unwrap();
+        assert_eq!(
+            ranges(&ledger),
+            [(start, start + 2 * PAGE), (start + 3 * PAGE, start + len)]
+        );
+        ledger
+            .update(&(start..start + PAGE), |e| e.holder = Holder::Secretmem)
+            .unwrap();
+        ledger.insert(entry(16, 32)).unwrap();
+        ledger.reconcile().unwrap();
+        assert_eq!(
+            ranges(&ledger),
+            [
+                (start + PAGE, start + 2 * PAGE),
+                (start + 3 * PAGE, start + len)
+            ]
+        );
+        // SAFETY: as above.
+        unsafe { memory::unmap(start as *mut u8, len) }.unwrap();
+        ledger.reconcile().unwrap();
+        assert_eq!(ranges(&ledger), []);
     }
 }

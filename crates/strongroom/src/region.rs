@@ -1,7 +1,7 @@
 //! Regions: whole pages kept by one keeper, with a guard page on either side.
 
 use crate::keeper::{self, refusal};
-use crate::ledger::{self, Entry};
+use crate::ledger::{self, Entry, Holder};
 use crate::policy::{Policy, Refused};
 use crate::wipe::wipe;
 use core::fmt;
@@ -60,7 +60,11 @@ impl Region {
                 start: start as usize,
                 end: start as usize + len,
                 access: (libc::PROT_READ | libc::PROT_WRITE) as u32,
-                secretmem: !keeper.copies_on_write(),
+                holder: if keeper.copies_on_write() {
+                    Holder::Locked
+                } else {
+                    Holder::Secretmem
+                },
                 child: policy.fork().child(),
             })
         });

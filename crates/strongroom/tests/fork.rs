@@ -1,5 +1,7 @@
 //! What children see, for a library user: heaps, regions, concealed memory.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::process::{Command, abort};
 use strongroom::fork::ForkPolicy;
 use strongroom::ledger::Child;
@@ -48,7 +50,10 @@ fn a_child_has_its_own_snapshot_of_a_heap() {
     if !alone("a_child_has_its_own_snapshot_of_a_heap") {
         return;
     }
-    for policy in [copying(), Policy::require(Level::Locked).on_fork(ForkPolicy::Copy)] {
+    for policy in [
+        copying(),
+        Policy::require(Level::Locked).on_fork(ForkPolicy::Copy),
+    ] {
         let heap = Heap::new(policy).unwrap();
         let blocks: Vec<_> = [1usize, 30, 500, 5_000, 40_000, 3_000_000]
             .into_iter()
@@ -76,7 +81,9 @@ fn a_child_has_its_own_snapshot_of_a_heap() {
             let nested = in_child(|| same(1) && !heap.allocate(100).is_null());
             let fresh = heap.allocate(77_777);
             // SAFETY: a block of that size.
-            let zero = unsafe { std::slice::from_raw_parts(fresh, 77_777) }.iter().all(|&b| b == 0);
+            let zero = unsafe { std::slice::from_raw_parts(fresh, 77_777) }
+                .iter()
+                .all(|&b| b == 0);
             seen && nested && zero && same(1)
         }));
         assert!(same(0), "the child's writes reached its parent");
@@ -104,7 +111,10 @@ fn regions_follow_their_policy() {
     let denied = Region::new(1, Policy::prefer(Level::Hidden).on_fork(ForkPolicy::Deny)).unwrap();
     // SAFETY: no child comes of it.
     assert_eq!(unsafe { libc::fork() }, -1);
-    assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EPERM));
+    assert_eq!(
+        std::io::Error::last_os_error().raw_os_error(),
+        Some(libc::EPERM)
+    );
     drop(denied);
     assert!(in_child(|| true));
 }
@@ -168,7 +178,9 @@ fn a_parent_with_busy_threads_forks() {
             let stop = &stop;
             scope.spawn(move || {
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    let blocks: Vec<_> = (0..200usize).map(|n| (heap.allocate(n * 17), n * 17)).collect();
+                    let blocks: Vec<_> = (0..200usize)
+                        .map(|n| (heap.allocate(n * 17), n * 17))
+                        .collect();
                     for (block, size) in blocks {
                         // SAFETY: a block of that size, freed once.
                         unsafe {
@@ -187,7 +199,9 @@ fn a_parent_with_busy_threads_forks() {
                     let block = heap.allocate(size);
                     // SAFETY: a block of that size.
                     !block.is_null()
-                        && unsafe { std::slice::from_raw_parts(block, size) }.iter().all(|&b| b == 0)
+                        && unsafe { std::slice::from_raw_parts(block, size) }
+                            .iter()
+                            .all(|&b| b == 0)
                 })
             }));
         }

@@ -21,14 +21,21 @@ fn check(block: *const u8, len: usize, seed: u8) {
     for at in 0..len {
         // SAFETY: as in `fill`.
         let byte = unsafe { block.add(at).read() };
-        assert_eq!(byte, seed.wrapping_add((at % 251) as u8), "byte {at} of {len}");
+        assert_eq!(
+            byte,
+            seed.wrapping_add((at % 251) as u8),
+            "byte {at} of {len}"
+        );
     }
 }
 
 fn assert_zero(block: *const u8, from: usize, len: usize) {
     // SAFETY: a block of at least `len` bytes.
     let bytes = unsafe { std::slice::from_raw_parts(block.add(from), len - from) };
-    assert!(bytes.iter().all(|&b| b == 0), "not zero past {from} of {len}");
+    assert!(
+        bytes.iter().all(|&b| b == 0),
+        "not zero past {from} of {len}"
+    );
 }
 
 #[derive(Clone, Debug)]
@@ -107,7 +114,10 @@ fn run_model(heap: &Heap, steps: &[Step]) {
             _ => {}
         }
     }
-    let mut spans: Vec<_> = live.iter().map(|(block, len, _)| (*block as usize, *len)).collect();
+    let mut spans: Vec<_> = live
+        .iter()
+        .map(|(block, len, _)| (*block as usize, *len))
+        .collect();
     spans.sort_unstable();
     for pair in spans.windows(2) {
         assert!(pair[0].0 + pair[0].1 <= pair[1].0, "blocks overlap");
@@ -123,7 +133,11 @@ fn run_model(heap: &Heap, steps: &[Step]) {
 fn what_is_freed_goes_back_to_the_kernel_past_the_budget() {
     let heap = Heap::new(hidden()).unwrap();
     let blocks: Vec<_> = (0..100).map(|_| heap.allocate(1 << 20)).collect();
-    assert!(blocks.iter().all(|b| !b.is_null()), "{:?}", heap.last_refusal());
+    assert!(
+        blocks.iter().all(|b| !b.is_null()),
+        "{:?}",
+        heap.last_refusal()
+    );
     let full = heap.usage();
     assert!(full.mapped >= 100 << 20);
     for block in blocks {
@@ -161,10 +175,12 @@ fn threads_hand_blocks_to_each_other() {
         let mut kept = HashMap::new();
         for (number, (block, size, seed)) in from_maker.into_iter().enumerate() {
             check(block as *const u8, size, seed);
-            kept.insert(number % 500, block).into_iter().for_each(|old| {
-                // SAFETY: handed over by the maker, freed once.
-                unsafe { heap.free(old as *mut u8) };
-            });
+            kept.insert(number % 500, block)
+                .into_iter()
+                .for_each(|old| {
+                    // SAFETY: handed over by the maker, freed once.
+                    unsafe { heap.free(old as *mut u8) };
+                });
         }
         for block in kept.into_values() {
             // SAFETY: as above.
@@ -183,7 +199,8 @@ fn many_threads_come_and_go() {
         let threads: Vec<_> = (0..8usize)
             .map(|thread| {
                 std::thread::spawn(move || {
-                    let blocks: Vec<_> = (0..500).map(|n| heap.allocate(n * (thread + 1))).collect();
+                    let blocks: Vec<_> =
+                        (0..500).map(|n| heap.allocate(n * (thread + 1))).collect();
                     for block in blocks {
                         // SAFETY: allocated above.
                         unsafe { heap.free(block) };
@@ -204,7 +221,12 @@ fn collections_live_in_a_heap() {
     words.extend(0..10_000);
     assert!(heap.contains(words.as_ptr().cast()));
     assert_eq!(words.iter().sum::<u64>(), 49_995_000);
-    assert!(heap.receipt().unwrap().held().contains(Level::Locked.protections()));
+    assert!(
+        heap.receipt()
+            .unwrap()
+            .held()
+            .contains(Level::Locked.protections())
+    );
 }
 
 #[test]

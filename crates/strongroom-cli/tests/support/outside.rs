@@ -69,6 +69,7 @@ pub(crate) struct Outside {
 
 const PAGE: usize = 4096;
 const STEP: usize = 1 << 20;
+const OVERLAP: usize = 8192;
 
 impl Outside {
     pub(crate) fn of(pid: i32) -> Self {
@@ -113,15 +114,19 @@ impl Outside {
         File::open(format!("/proc/{}/mem", self.pid)).expect("/proc/PID/mem, as root")
     }
 
-    /// Everything that /proc/PID/mem gives, mapping by mapping, in runs of readable pages.
-    pub(crate) fn reachable_by_mem(&self) -> Vec<(u64, String, Vec<u8>)> {
+    /// Hands everything that /proc/PID/mem gives to `visit`, piece by piece; pieces of a
+    /// run of pages overlap by [`OVERLAP`] bytes, so that nothing is cut in two.
+    pub(crate) fn visit_by_mem(&self, visit: impl FnMut(u64, &Mapping, &[u8])) {
         let mem = self.mem();
-        self.reachable(|address, into| mem.read_at(into, address).unwrap_or(0))
+        self.visit(
+            |address, into| mem.read_at(into, address).unwrap_or(0),
+            visit,
+        );
     }
 
-    /// Everything that process_vm_readv gives.
-    pub(crate) fn reachable_by_vm_readv(&self) -> Vec<(u64, String, Vec<u8>)> {
-        self.reachable(|address, into| {
+    /// The same by process_vm_readv.
+    pub(crate) fn visit_by_vm_readv(&self, visit: impl FnMut(u64, &Mapping, &[u8])) {
+        let read = |address: u64, into: &mut [u8]| {
             let local = libc::iovec {
                 iov_base: into.as_mut_ptr().cast(),
                 iov_len: into.len(),
@@ -134,46 +139,97 @@ impl Outside {
             // length; the remote addresses are the kernel's to check.
             let n = unsafe { libc::process_vm_readv(self.pid, &local, 1, &remote, 1, 0) };
             usize::try_from(n).unwrap_or(0)
-        })
+        };
+        self.visit(read, visit);
     }
 
-    fn reachable(&self, read: impl Fn(u64, &mut [u8]) -> usize) -> Vec<(u64, String, Vec<u8>)> {
-        let mut found = Vec::new();
-        let mut buffer = vec![0; STEP];
+    fn visit(
+        &self,
+        read: impl Fn(u64, &mut [u8]) -> usize,
+        mut visit: impl FnMut(u64, &Mapping, &[u8]),
+    ) {
+        let mut buffer = vec![0; OVERLAP + STEP];
         for mapping in self.mappings() {
-            // [vvar] and the like cannot be read by anyone; what has no `r` is
-            // still tried, because ptrace access ignores page permissions.
-            let mut run: Option<(u64, Vec<u8>)> = None;
-            let mut at = mapping.start;
-            while at < mapping.end {
-                let want = usize::try_from(mapping.end - at).unwrap_or(STEP).min(STEP);
-                let got = read(at, &mut buffer[..want]);
-                if got > 0 {
-                    run.get_or_insert((at, Vec::new()))
-                        .1
-                        .extend_from_slice(&buffer[..got]);
-                    at += got as u64;
-                } else {
-                    found.extend(
-                        run.take()
-                            .map(|(start, bytes)| (start, mapping.name.clone(), bytes)),
+            for (start, end) in self.touched(&mapping) {
+                // How much of the buffer's first part holds what was read just before.
+                let mut kept = 0;
+                let mut at = start;
+                while at < end {
+                    let want = usize::try_from(end - at).unwrap_or(STEP).min(STEP);
+                    let got = read(at, &mut buffer[OVERLAP..OVERLAP + want]);
+                    if got == 0 {
+                        kept = 0;
+                        at = (at / PAGE as u64 + 1) * PAGE as u64;
+                        continue;
+                    }
+                    visit(
+                        at - kept as u64,
+                        &mapping,
+                        &buffer[OVERLAP - kept..OVERLAP + got],
                     );
-                    at = (at / PAGE as u64 + 1) * PAGE as u64;
+                    kept = OVERLAP.min(kept + got);
+                    buffer.copy_within(OVERLAP + got - kept..OVERLAP + got, OVERLAP - kept);
+                    at += got as u64;
                 }
             }
-            found.extend(run.map(|(start, bytes)| (start, mapping.name, bytes)));
         }
-        found
+    }
+
+    /// The runs of pages of a mapping that have ever been touched, present or swapped out;
+    /// the others, of which a reservation may have many millions, hold nothing.
+    fn touched(&self, mapping: &Mapping) -> Vec<(u64, u64)> {
+        const PRESENT_OR_SWAPPED: u64 = 3 << 62;
+        const AT_ONCE: u64 = 1 << 16;
+        let pagemap = File::open(format!("/proc/{}/pagemap", self.pid)).expect("/proc/PID/pagemap");
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        let (first, last) = (mapping.start / PAGE as u64, mapping.end / PAGE as u64);
+        let mut entries = vec![0; AT_ONCE as usize * 8];
+        let mut page = first;
+        while page < last {
+            let want = AT_ONCE.min(last - page) as usize * 8;
+            let got = pagemap.read_at(&mut entries[..want], page * 8).unwrap_or(0) / 8;
+            if got == 0 {
+                break;
+            }
+            for (i, entry) in entries[..got * 8].chunks_exact(8).enumerate() {
+                let entry = u64::from_ne_bytes(entry.try_into().expect("eight bytes"));
+                if entry & PRESENT_OR_SWAPPED == 0 {
+                    continue;
+                }
+                let start = (page + i as u64) * PAGE as u64;
+                match runs.last_mut() {
+                    Some((_, end)) if *end == start => *end += PAGE as u64,
+                    _ => runs.push((start, start + PAGE as u64)),
+                }
+            }
+            page += got as u64;
+        }
+        runs
     }
 
     /// Where /proc/PID/mem shows the bytes.
     pub(crate) fn by_mem(&self, needle: &[u8]) -> Vec<Hit> {
-        hits(self.reachable_by_mem(), needle)
+        let mut hits = Hits::new(needle);
+        self.visit_by_mem(|start, mapping, bytes| hits.add(start, mapping, bytes));
+        hits.found
     }
 
     /// Where process_vm_readv shows the bytes.
     pub(crate) fn by_vm_readv(&self, needle: &[u8]) -> Vec<Hit> {
-        hits(self.reachable_by_vm_readv(), needle)
+        let mut hits = Hits::new(needle);
+        self.visit_by_vm_readv(|start, mapping, bytes| hits.add(start, mapping, bytes));
+        hits.found
+    }
+
+    /// Which of the needles /proc/PID/mem shows, in one pass.
+    pub(crate) fn which_by_mem(&self, needles: &[Vec<u8>]) -> Vec<bool> {
+        let mut found = vec![false; needles.len()];
+        self.visit_by_mem(|_, _, bytes| {
+            for (needle, found) in needles.iter().zip(&mut found) {
+                *found = *found || positions(bytes, needle).next().is_some();
+            }
+        });
+        found
     }
 
     /// Where the bytes show after taking over each of the process's descriptors
@@ -265,32 +321,36 @@ impl Drop for View {
     }
 }
 
-/// All that can be read of a process, read once to be searched for many things.
-pub(crate) struct Memory(Vec<(u64, String, Vec<u8>)>);
-
-impl Memory {
-    /// Through /proc/PID/mem.
-    pub(crate) fn by_mem(pid: i32) -> Self {
-        Self(Outside::of(pid).reachable_by_mem())
-    }
-
-    pub(crate) fn holds(&self, needle: &[u8]) -> bool {
-        self.0
-            .iter()
-            .any(|(_, _, bytes)| positions(bytes, needle).next().is_some())
-    }
+/// Where a needle was found; overlapping pieces may show the same place twice.
+struct Hits<'a> {
+    needle: &'a [u8],
+    found: Vec<Hit>,
 }
 
-fn hits(places: Vec<(u64, String, Vec<u8>)>, needle: &[u8]) -> Vec<Hit> {
-    places
-        .iter()
-        .flat_map(|(start, name, bytes)| {
-            positions(bytes, needle).map(move |at| Hit {
-                address: start + at as u64,
-                place: name.clone(),
-            })
-        })
-        .collect()
+impl<'a> Hits<'a> {
+    fn new(needle: &'a [u8]) -> Self {
+        assert!(
+            needle.len() <= OVERLAP,
+            "a needle of {} bytes may be cut in two",
+            needle.len()
+        );
+        Self {
+            needle,
+            found: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, start: u64, mapping: &Mapping, bytes: &[u8]) {
+        for at in positions(bytes, self.needle) {
+            let address = start + at as u64;
+            if self.found.iter().all(|hit| hit.address != address) {
+                self.found.push(Hit {
+                    address,
+                    place: mapping.name.clone(),
+                });
+            }
+        }
+    }
 }
 
 /// Where `needle` is in `haystack`.

@@ -2,7 +2,7 @@
 
 use crate::heap::forked::LockedHeaps;
 use crate::keeper::{self, refusal};
-use crate::ledger::{self, Child, Entry, Ledger};
+use crate::ledger::{self, Child, Entry, Holder, Ledger};
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 use std::sync::MutexGuard;
@@ -62,25 +62,35 @@ impl Still {
         }
     }
 
+    /// Brings the ledger up to date with what libc unmapped behind its back.
+    fn reconcile(&mut self) -> Result<(), Reason> {
+        self.ledger.reconcile()
+    }
+
     pub(super) fn denied(&self) -> bool {
         self.heaps.any_denies() || self.ledger.entries().iter().any(|e| e.child == Child::Deny)
     }
 
     /// Whether anything is kept in secret files, which no child inherits by itself.
     pub(super) fn has_secret_files(&self) -> bool {
-        self.heaps.any_secret_file() || self.ledger.entries().iter().any(|e| e.secretmem)
+        self.heaps.any_secret_file()
+            || self
+                .ledger
+                .entries()
+                .iter()
+                .any(|e| e.holder == Holder::Secretmem)
     }
 
     /// Lets the child inherit what it will copy from, or, after the fork, no longer.
     fn share_with_child(&self, inherit: bool) -> Result<(), Reason> {
         self.heaps.share_with_child(inherit)?;
         for entry in self.ledger.entries() {
-            let advice = match (entry.secretmem, entry.child) {
-                (true, Child::Copy) if inherit => Advice::LinuxDoFork,
-                (true, Child::Copy) => Advice::LinuxDontFork,
+            let advice = match (entry.holder, entry.child) {
+                (Holder::Secretmem, Child::Copy) if inherit => Advice::LinuxDoFork,
+                (Holder::Secretmem, Child::Copy) => Advice::LinuxDontFork,
                 // Locked memory keeps the advice for good: nobody else sets it on such a range.
-                (false, Child::Zeros) if inherit => Advice::LinuxWipeOnFork,
-                (false, Child::Nothing) if inherit => Advice::LinuxDontFork,
+                (Holder::Locked, Child::Zeros) if inherit => Advice::LinuxWipeOnFork,
+                (Holder::Locked, Child::Nothing) if inherit => Advice::LinuxDontFork,
                 _ => continue,
             };
             // SAFETY: a range of the ledger; the advice changes nothing in this process.
@@ -92,12 +102,22 @@ impl Still {
 
     /// In the child. Returns the bytes copied.
     pub(super) fn rebuild_in_child(&self) -> Result<usize, Reason> {
+        let closed = |e: &&Entry| e.holder == Holder::Heap;
+        for entry in self.ledger.entries().iter().filter(closed) {
+            // SAFETY: pages of a heap, inherited, to be copied from.
+            let _ = unsafe { memory::protect(entry.start as *mut u8, entry.len(), READ) };
+        }
         let mut copied = self.heaps.rebuild_in_child()?;
         for entry in self.ledger.entries() {
-            copied += match (entry.secretmem, entry.child) {
+            copied += match (entry.holder, entry.child) {
+                (Holder::Heap, _) => {
+                    // SAFETY: pages of a heap, new ones of this process.
+                    unsafe { set_access(entry, entry.start as *mut u8) }?;
+                    0
+                }
                 (_, Child::Nothing) => 0,
-                (true, child) => replace(entry, child == Child::Copy)?,
-                (false, _) => {
+                (Holder::Secretmem, child) => replace(entry, child == Child::Copy)?,
+                (Holder::Locked, _) => {
                     // SAFETY: a range of the ledger that the locked keeper holds.
                     unsafe {
                         keeper::LOCKED.restore_in_child(entry.start as *mut u8, entry.len())
@@ -165,7 +185,7 @@ unsafe fn set_access(entry: &Entry, new: *mut u8) -> Result<(), Reason> {
 /// -ENOMEM where the child could not get its memory (and is gone).
 pub fn forked(call: impl FnOnce() -> isize) -> isize {
     let refuse = |errno: Errno| -(errno.raw_os_error() as isize);
-    let still = Still::lock();
+    let mut still = Still::lock();
     if still.denied() {
         process::complain(b"strongroom: fork is denied (--fork deny)\n");
         return refuse(Errno::PERM);
@@ -179,7 +199,11 @@ pub fn forked(call: impl FnOnce() -> isize) -> isize {
         // SAFETY: each side's own mapping, which it no longer uses.
         let _ = unsafe { memory::unmap(page, PAGE) };
     };
-    if still.share_with_child(true).is_err() {
+    if still
+        .reconcile()
+        .and_then(|()| still.share_with_child(true))
+        .is_err()
+    {
         let _ = still.share_with_child(false);
         unmap();
         return refuse(Errno::NOMEM);
@@ -262,13 +286,10 @@ fn await_child(progress: &Progress, child: i32) -> Result<(), Errno> {
             _ => {}
         }
         // A child that was killed meanwhile says nothing more; its parent gets to reap it.
-        match wait::wait(&progress.state, 0, Duration::from_millis(100)) {
-            Err(Errno::TIMEDOUT) if process::has_ended(child).unwrap_or(true) => {
-                if progress.state.load(Ordering::Acquire) == 0 {
-                    return Ok(());
-                }
-            }
-            _ => {}
+        let waited = wait::wait(&progress.state, 0, Duration::from_millis(100));
+        let gone = waited == Err(Errno::TIMEDOUT) && process::has_ended(child).unwrap_or(true);
+        if gone && progress.state.load(Ordering::Acquire) == 0 {
+            return Ok(());
         }
     }
 }

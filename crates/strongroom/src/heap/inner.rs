@@ -133,7 +133,7 @@ impl Inner {
     #[inline]
     pub(super) fn unit_of(&self, block: *const u8) -> usize {
         let offset = self.offset(block);
-        if offset >= self.usable.load(Ordering::Acquire) || offset % UNIT != 0 {
+        if offset >= self.usable.load(Ordering::Acquire) || !offset.is_multiple_of(UNIT) {
             corrupted("a pointer that the heap did not hand out");
         }
         offset / UNIT

@@ -27,7 +27,7 @@ use crate::policy::{Policy, Refused};
 use crate::wipe::wipe;
 use cache::Cache;
 use classes::{COUNT, LARGEST, SIZES, UNIT, class_of};
-use core::ptr;
+use core::ptr::{self, NonNull};
 use inner::Inner;
 use metadata::{FREE, PAGES};
 use std::sync::atomic::Ordering;
@@ -126,16 +126,16 @@ impl Heap {
     }
 
     /// This thread's cache, where it has one.
+    ///
+    /// It is whole and stays so while the thread lives, and nobody else touches it. Those who
+    /// make a reference of it end that before they call anything that asks for it again.
     #[inline(always)]
-    fn cache(&self) -> Option<&mut Cache> {
+    fn cache(&self) -> Option<NonNull<Cache>> {
         let slot = thread_slot::get();
         if !self.cached || slot.addr() <= NO_CACHE.addr() {
             return None;
         }
-        // SAFETY: the slot holds a cache that `make_cache` set up for this thread, and the heap
-        // lives forever. The reference does not outlive the call that takes it, and no call
-        // into the heap is made under it that takes it again.
-        Some(unsafe { &mut *slot.cast::<Cache>() })
+        NonNull::new(slot.cast())
     }
 
     /// A zeroed block of at least `size` bytes, aligned to 16 bytes; null where memory is refused.
@@ -143,7 +143,9 @@ impl Heap {
     pub fn allocate(&self, size: usize) -> *mut u8 {
         if size <= LARGEST {
             let class = class_of(size);
-            if let Some(cache) = self.cache() {
+            if let Some(mut cache) = self.cache() {
+                // SAFETY: see `cache`.
+                let cache = unsafe { cache.as_mut() };
                 if let Some(unit) = cache.pop(class) {
                     // SAFETY: a unit of the heap, in no one else's hands.
                     return unsafe {
@@ -175,24 +177,15 @@ impl Heap {
         if self.cached && thread_slot::get().is_null() {
             inner.make_cache();
         }
-        // A class whose size is a power of two is aligned to it, as spans start on pages.
-        let small = match size.max(align).checked_next_power_of_two() {
-            _ if align <= UNIT => size,
-            Some(power) if align <= PAGE => power,
-            _ => usize::MAX,
-        };
-        let attempt = || {
-            if small <= LARGEST {
-                inner.take_block(class_of(small), self.cache())
-            } else {
-                inner.take_pages(size, align)
-            }
+        let class = class_aligned(size, align);
+        let attempt = || match class {
+            // SAFETY: see `cache`.
+            Some(class) => inner.take_block(class, self.cache().map(|mut c| unsafe { c.as_mut() })),
+            None => inner.take_pages(size, align),
         };
         let result = attempt().or_else(|_| {
             // What this thread's cache holds may free whole spans.
-            if let Some(cache) = self.cache() {
-                inner.flush(cache);
-            }
+            self.flush(inner);
             attempt()
         });
         match result {
@@ -201,6 +194,14 @@ impl Heap {
                 *lock(&inner.refusal) = Some(reason);
                 ptr::null_mut()
             }
+        }
+    }
+
+    /// Returns what this thread's cache holds.
+    fn flush(&self, inner: &Inner) {
+        if let Some(mut cache) = self.cache() {
+            // SAFETY: see `cache`.
+            inner.flush(unsafe { cache.as_mut() });
         }
     }
 
@@ -232,10 +233,12 @@ impl Heap {
     /// As [`Heap::free`].
     #[inline]
     pub unsafe fn free_if_ours(&self, block: *mut u8) -> bool {
-        if let Some(cache) = self.cache() {
+        if let Some(mut cache) = self.cache() {
+            // SAFETY: see `cache`.
+            let cache = unsafe { cache.as_mut() };
             let offset = (block as usize).wrapping_sub(cache.base as usize);
             let unit = offset / UNIT;
-            if offset < cache.len && offset % UNIT == 0 {
+            if offset < cache.len && offset.is_multiple_of(UNIT) {
                 // SAFETY: `len` is how far the metadata is usable.
                 let state = unsafe { cache.states.add(unit) };
                 // SAFETY: as above.
@@ -262,9 +265,11 @@ impl Heap {
     #[cold]
     #[inline(never)]
     fn free_full(&self, class: usize, unit: usize) {
-        let (Some(cache), Some(inner)) = (self.cache(), self.inner()) else {
+        let (Some(mut cache), Some(inner)) = (self.cache(), self.started()) else {
             return;
         };
+        // SAFETY: see `cache`; the caller no longer uses its own reference.
+        let cache = unsafe { cache.as_mut() };
         if !cache.widen(class) {
             inner.flush_class(cache, class, false);
         }
@@ -285,8 +290,9 @@ impl Heap {
         if self.cached && thread_slot::get().is_null() {
             inner.make_cache();
         }
-        if let Some(cache) = self.cache() {
-            cache.len = inner.usable.load(Ordering::Acquire);
+        if let Some(mut cache) = self.cache() {
+            // SAFETY: see `cache`.
+            unsafe { cache.as_mut() }.len = inner.usable.load(Ordering::Acquire);
         }
         let unit = inner.unit_of(block);
         // SAFETY: `unit_of` checked that it is inside the heap and usable.
@@ -401,9 +407,7 @@ impl Heap {
     /// Gives every wholly free chunk back to the kernel, and this thread's cached blocks first.
     pub fn trim(&self) {
         if let Some(inner) = self.started() {
-            if let Some(cache) = self.cache() {
-                inner.flush(cache);
-            }
+            self.flush(inner);
             lock(&inner.arena).trim();
         }
     }
@@ -417,6 +421,15 @@ impl Drop for Heap {
             unsafe { inner.release() };
         }
     }
+}
+
+/// The smallest class whose blocks hold `size` bytes and start at multiples of `align`; none where
+/// whole pages serve. Spans start on pages, so a block is aligned to what divides its size.
+fn class_aligned(size: usize, align: usize) -> Option<usize> {
+    if size > LARGEST || align > PAGE {
+        return None;
+    }
+    (class_of(size)..COUNT).find(|&class| (SIZES[class] as usize).is_multiple_of(align))
 }
 
 /// Ends the process: the heap's user broke it, and going on would hand memory to two owners.

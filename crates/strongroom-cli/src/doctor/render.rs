@@ -1,0 +1,159 @@
+//! The table that people read, 80 columns wide.
+
+use super::check::{Check, Part, Report, Status};
+use anstyle::{AnsiColor, Style};
+use std::io::{self, Write};
+use strongroom_core::Level;
+
+const WIDTH: usize = 80;
+const STATUS: usize = 9;
+const NAME: usize = 15;
+/// Where values start.
+const INDENT: usize = 2 + STATUS + NAME;
+
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+
+const fn coloured(color: AnsiColor) -> Style {
+    Style::new()
+        .bold()
+        .fg_color(Some(anstyle::Color::Ansi(color)))
+}
+
+const fn style(status: Status) -> Style {
+    coloured(match status {
+        Status::Ok => AnsiColor::Green,
+        Status::Limited => AnsiColor::Yellow,
+        Status::Missing => AnsiColor::Red,
+    })
+}
+
+/// Writes all of it.
+pub(super) fn table(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    for part in Part::ALL {
+        writeln!(out, "{BOLD}{}{BOLD:#}", part.heading())?;
+        for check in report.checks.iter().filter(|check| check.part == part) {
+            row(out, check)?;
+        }
+        writeln!(out)?;
+    }
+    verdict(out, report)
+}
+
+fn row(out: &mut impl Write, check: &Check) -> io::Result<()> {
+    let style = style(check.status);
+    let word = check.status.word();
+    let mut lines = wrap(&check.value, WIDTH - INDENT).into_iter();
+    let first = lines.next().unwrap_or_default();
+    let name = check.name;
+    writeln!(out, "  {style}{word:STATUS$}{style:#}{name:NAME$}{first}")?;
+    for line in lines {
+        writeln!(out, "{:INDENT$}{line}", "")?;
+    }
+    for line in wrap(&check.why, WIDTH - INDENT) {
+        writeln!(out, "{:INDENT$}{DIM}{line}{DIM:#}", "")?;
+    }
+    if let Some(fix) = &check.fix {
+        labelled(out, "fix: ", INDENT, fix)?;
+    }
+    Ok(())
+}
+
+/// `text` behind a label, its further lines aligned with the first.
+fn labelled(out: &mut impl Write, label: &str, indent: usize, text: &str) -> io::Result<()> {
+    let style = coloured(AnsiColor::Cyan);
+    let width = WIDTH - indent - label.len();
+    for (index, line) in wrap(text, width).iter().enumerate() {
+        let label = if index == 0 { label } else { "" };
+        let pad = WIDTH - width - indent;
+        writeln!(out, "{:indent$}{style}{label:pad$}{style:#}{line}", "")?;
+    }
+    Ok(())
+}
+
+/// What it comes to.
+fn verdict(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    let (status, text) = if report.blocked_by.is_empty() {
+        match report.level {
+            Some(Level::Hidden | Level::Closed) => (
+                Status::Ok,
+                "`strongroom run` reaches the level hidden here: secrets leave the kernel's direct map, \
+                 and no other process, root's too, reads or pins them."
+                    .to_owned(),
+            ),
+            Some(Level::Locked) => (
+                Status::Limited,
+                "`strongroom run` reaches the level locked here: secrets are never swapped, dumped, \
+                 shared with a child or left behind, but root, a debugger and the kernel can read them."
+                    .to_owned(),
+            ),
+            None => (
+                Status::Missing,
+                "`strongroom run` cannot keep secrets here: no keeper works.".to_owned(),
+            ),
+        }
+    } else {
+        (
+            Status::Missing,
+            format!(
+                "`strongroom run` starts no program here without --best-effort, because of: {}.",
+                report.blocked_by.join(", ")
+            ),
+        )
+    };
+    let style = style(status);
+    for line in wrap(&text, WIDTH) {
+        writeln!(out, "{style}{line}{style:#}")?;
+    }
+    let short = report
+        .checks
+        .iter()
+        .filter(|check| check.fix.is_some())
+        .count();
+    match short {
+        0 => Ok(()),
+        1 => writeln!(out, "1 fix above."),
+        _ => writeln!(out, "{short} fixes above."),
+    }
+}
+
+/// Breaks `text` into lines at blanks, but not at those between backquotes: what is to be typed
+/// stays whole. A word longer than a line has a line to itself.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    let mut quoted = false;
+    let words = text.split(|c: char| {
+        quoted ^= c == '`';
+        c == ' ' && !quoted
+    });
+    for word in words.filter(|word| !word.is_empty()) {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    if !line.is_empty() {
+        lines.push(line);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_break_at_blanks_only() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("a verylongword b", 4), ["a", "verylongword", "b"]);
+        assert_eq!(
+            wrap("run `ulimit -l 64`; now", 10),
+            ["run", "`ulimit -l 64`;", "now"]
+        );
+        assert!(wrap("", 10).is_empty());
+    }
+}
