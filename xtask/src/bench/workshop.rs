@@ -1,7 +1,7 @@
 //! Builds both sides, and makes the commands that start them.
 
 use super::{Result, process};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -110,29 +110,9 @@ impl Workshop {
         }
         Ok(limited)
     }
-
-    /// What `strongroom run` puts into a program's environment, for tools that must start the
-    /// program themselves: a traced one does not run protected.
-    pub(super) fn environment(&self) -> Result<Vec<(OsString, OsString)>> {
-        ["LD_PRELOAD", "STRONGROOM"]
-            .into_iter()
-            .map(|name| {
-                let value = process::output(self.protected("printenv").arg(name))?;
-                Ok((name.into(), value.trim_end().into()))
-            })
-            .collect()
-    }
 }
 
 /// Whether this process may become an ordinary user.
 pub(super) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|status| status.uid() == 0)
-}
-
-/// Whether a tool answers to `--version`.
-pub(super) fn has(tool: &str) -> bool {
-    let mut command = Command::new(tool);
-    command.arg("--version").stdin(Stdio::null());
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
 }

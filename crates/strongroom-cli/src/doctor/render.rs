@@ -77,14 +77,14 @@ fn verdict(out: &mut impl Write, report: &Report) -> io::Result<()> {
         match report.level {
             Some(Level::Hidden | Level::Closed) => (
                 Status::Ok,
-                "`strongroom run` reaches the level hidden here: secrets leave the kernel's direct map, \
-                 and no other process, root's too, reads or pins them."
+                "`strongroom run` reaches the level hidden here: secrets leave the kernel's direct map, and \
+                 cannot be read or pinned from outside, by root either."
                     .to_owned(),
             ),
             Some(Level::Locked) => (
                 Status::Limited,
                 "`strongroom run` reaches the level locked here: secrets are never swapped, dumped, \
-                 shared with a child or left behind, but root, a debugger and the kernel can read them."
+                 shared with a child or left behind, but root and the kernel can read them."
                     .to_owned(),
             ),
             None => (

@@ -21,9 +21,9 @@ fn level_of(keeper: &dyn Keeper) -> Option<Level> {
 fn check(keeper: &'static dyn Keeper) -> Check {
     let level = level_of(keeper).map_or("none", Level::name);
     let why = if keeper.offers().contains(Protections::NO_DIRECT_MAP) {
-        "takes secrets out of the direct map: root cannot read them either"
+        "out of the direct map: unreadable from outside"
     } else {
-        "keeps secrets out of swap, core dumps and children"
+        "out of swap and core dumps, and not for children"
     };
     let offers: Vec<_> = keeper.offers().members().map(|p| p.name()).collect();
     let described = |value| {
@@ -32,7 +32,7 @@ fn check(keeper: &'static dyn Keeper) -> Check {
             .with("protections", offers)
     };
     match keeper::probe(keeper) {
-        Ok(()) => described(format!("works: reaches the level {level}")),
+        Ok(()) => described(format!("works, and reaches the level {level}")),
         Err(reason) => described(reason.to_string())
             .with("reason", reason.word())
             .falls_short(Status::Missing, reason.fix()),

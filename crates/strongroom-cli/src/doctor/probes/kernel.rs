@@ -16,7 +16,7 @@ pub(super) fn direct_map() -> Check {
         .filter(|(name, _)| name == "DirectMap4k")
         .map(|(_, bytes)| bytes)
         .sum();
-    let why = "secret memory splits large entries, for good; strongroom uses its chunks again";
+    let why = "each new chunk of secrets may split more, for good";
     if total == 0 {
         return Check::new(
             Part::Secrets,
@@ -61,10 +61,10 @@ fn direct_map_sizes(meminfo: &str) -> Vec<(String, u64)> {
 
 /// Syscall User Dispatch.
 pub(super) fn fork_trap() -> Check {
-    let why = "makes forks exact: the child's copy is made before fork returns";
+    let why = "by it the child's copy is made before fork returns";
     let check = |value: Text| Check::new(Part::Run, "fork-trap", value, why);
     match syscall_trap::try_out() {
-        Ok(()) => check("works: a system call was caught (Syscall User Dispatch)".into()),
+        Ok(()) => check("works: Syscall User Dispatch caught a system call".into()),
         Err(error) => check(
             format!("{error}: a child forked by a program with hidden memory ends with 125").into(),
         )
@@ -89,7 +89,7 @@ pub(super) fn seccomp() -> Check {
         (Some(_), None) => "filtered".to_owned(),
         (None, _) => "not told".to_owned(),
     };
-    let why = "what it refuses shows above: every mechanism was tried under it";
+    let why = "a filter may refuse what was tried here";
     Check::new(Part::Run, "seccomp", value, why)
         .with("mode", mode)
         .with("filters", filters)
@@ -98,7 +98,7 @@ pub(super) fn seccomp() -> Check {
 /// glibc, which the preload object needs.
 pub(super) fn glibc() -> Check {
     const BANNER: &[u8] = b"GNU C Library ";
-    let why = "`run` protects programs of 64-bit glibc, through its loader";
+    let why = "`run` goes through the loader of 64-bit glibc";
     let found = c_libraries().into_iter().find_map(|path| {
         let bytes = std::fs::read(path).ok()?;
         let start = bytes
@@ -175,9 +175,9 @@ pub(super) fn container() -> Check {
         .map(|(_, kind)| (*kind).to_owned())
     });
     let value = kind.as_deref().map_or("no sign of one".to_owned(), |kind| {
-        format!("in one: {kind}")
+        format!("signs of one: {kind}")
     });
-    let why = "its manager sets limits and filters; the fixes above go to it";
+    let why = "its manager sets limits and filters: fix them there";
     let mapped = number_of_ids() != Some(u64::from(u32::MAX));
     Check::new(Part::Run, "container", value, why)
         .with("kind", kind)

@@ -31,7 +31,7 @@ pub(super) fn memlock() -> (Check, bool) {
     let value: Text = match limit {
         None => "unlimited".into(),
         Some(limit) if unlimited => format!(
-            "no limit for this user (CAP_IPC_LOCK); {} a process without the capability",
+            "no limit for this user; without CAP_IPC_LOCK {}",
             size(limit)
         )
         .into(),
@@ -58,7 +58,7 @@ pub(super) fn memlock() -> (Check, bool) {
         "{}; for a user, in /etc/security/limits.conf: `USER - memlock unlimited`",
         advice.fix()
     );
-    let why = "all of a program's secrets fit into this, a secret heap too; then ENOMEM";
+    let why = "all that is secret must fit, with scope heap the heap";
     let check = Check::new(Part::Limits, MEMLOCK, value, why)
         .with("soft", found.current)
         .with("hard", found.maximum)
@@ -81,7 +81,7 @@ pub(super) fn memory_max() -> Check {
     let value = limit.map_or("no limit of the control group".to_owned(), |limit| {
         format!("{} for the control group", size(limit))
     });
-    let why = "secret memory counts and cannot be swapped: past it, the OOM killer";
+    let why = "secret memory counts, and does not swap to make room";
     Check::new(Part::Limits, "memory-max", value, why)
         .with("limit", limit)
         .falls_short_if(
@@ -120,7 +120,7 @@ pub(super) fn mappings() -> Check {
     const DEFAULT: u64 = 65_530;
     let limit = number("/proc/sys/vm/max_map_count");
     let value = limit.map_or("not told".to_owned(), |limit| format!("{limit} mappings"));
-    let why = "each chunk of secrets, 2 MiB at most, is a mapping of its own";
+    let why = "each chunk, 2 MiB at most, is one or more";
     Check::new(Part::Limits, "max_map_count", value, why)
         .with("limit", limit)
         .falls_short_if(
@@ -136,7 +136,7 @@ pub(super) fn files() -> Check {
     let value = limit
         .current
         .map_or("unlimited".to_owned(), |soft| format!("{soft} descriptors"));
-    let why = "a chunk needs one free descriptor while it is made, none later";
+    let why = "one is needed while a chunk is made, none later";
     with_limits(Check::new(Part::Limits, "nofile", value, why), limit).falls_short_if(
         limit.current.is_some_and(|soft| soft < 64),
         Status::Limited,
@@ -150,7 +150,7 @@ pub(super) fn address_space() -> Check {
     let value = limit
         .current
         .map_or("unlimited".to_owned(), |soft| size(soft).to_string());
-    let why = "the heap reserves 64 GiB of addresses, not memory; less where limited";
+    let why = "a heap reserves addresses, 64 GiB where it can";
     with_limits(Check::new(Part::Limits, "address-space", value, why), limit).falls_short_if(
         limit.current.is_some(),
         Status::Limited,

@@ -7,7 +7,7 @@ use strongroom_sys::limits::{self, Resource};
 
 /// Swap devices.
 pub(super) fn swap() -> Check {
-    let why = "secrets never go there, nor locked memory; everything else may";
+    let why = "no secret goes there, locked or hidden; the rest may";
     let devices = read("/proc/swaps").map_or(Vec::new(), |text| swaps(&text));
     let total = devices.iter().map(|device| device.bytes).sum::<u64>();
     let plain: Vec<_> = devices
@@ -115,8 +115,7 @@ pub(super) fn hibernation() -> Check {
         (false, Some(_)) if locked_down => "off, by kernel lockdown",
         (false, Some(_)) => "off for now: most likely a process has secret memory open",
     };
-    let why = "writes all memory to disk, locked memory too; while any secret memory is open, the whole \
-               machine cannot hibernate";
+    let why = "writes memory to disk, locked memory too; open secret memory keeps the whole machine from it";
     Check::new(Part::Rest, "hibernation", value, why)
         .with("available", available)
         .with("lockdown", lockdown)
@@ -155,7 +154,7 @@ pub(super) fn core_dumps() -> Check {
     if setuid == Some(1) {
         fixes.push("`sysctl fs.suid_dumpable=0`");
     }
-    let why = "secret memory is never in one; what `run` starts has none at all";
+    let why = "never with secret memory; never of what `run` starts";
     Check::new(Part::Rest, "core-dumps", format!("{to}{of_setuid}"), why)
         .with("soft", limit.current)
         .with("hard", limit.maximum)
@@ -173,7 +172,7 @@ pub(super) fn wiping() -> Check {
     let word = |told| match told {
         Some(true) => "on",
         Some(false) => "off",
-        None => "not on the command line",
+        None => "not in /proc/cmdline",
     };
     let value = if free == alloc {
         format!("init_on_free and init_on_alloc: {}", word(free))
@@ -184,15 +183,14 @@ pub(super) fn wiping() -> Check {
             word(alloc)
         )
     };
-    let why = "strongroom wipes secrets itself; the kernel would wipe the rest. The build's default is \
-               not to be seen from here";
+    let why = "strongroom wipes secrets itself; this is for the rest";
     Check::new(Part::Rest, "wipe-on-free", value, why)
         .with("init_on_free", free)
         .with("init_on_alloc", alloc)
         .falls_short_if(
             free != Some(true),
             Status::Limited,
-            "boot with `init_on_free=1`",
+            "boot with `init_on_free=1`, unless the kernel was built so, which does not show",
         )
 }
 

@@ -17,7 +17,7 @@ const YAMA: &str = "/proc/sys/kernel/yama/ptrace_scope";
 
 /// Traces a process started for it.
 pub(super) fn ptrace() -> Check {
-    let why = "`run` verifies by it that the protection is there before the program starts";
+    let why = "by it `run` verifies before the program starts";
     let check = |value: Text| Check::new(Part::Run, PTRACE, value, why);
     if let Ok(tracer @ 1..) = process::tracer() {
         return check(format!("process {tracer} traces strongroom already").into()).falls_short(
@@ -81,11 +81,11 @@ pub(super) fn yama() -> Check {
     let scope = number(YAMA);
     let (value, fix) = match scope {
         None => (
-            "absent: any process of the same user may attach to others".to_owned(),
+            "absent: processes of the same user may attach".to_owned(),
             "a kernel with CONFIG_SECURITY_YAMA, and yama in its lsm= list",
         ),
         Some(0) => (
-            "0: any process of the same user may attach to others".to_owned(),
+            "0: processes of the same user may attach".to_owned(),
             "`sysctl kernel.yama.ptrace_scope=1`",
         ),
         Some(1) => ("1: only ancestors may attach".to_owned(), ""),
@@ -96,7 +96,7 @@ pub(super) fn yama() -> Check {
         ),
         Some(other) => (format!("{other}: unknown"), ""),
     };
-    let why = "what `run` starts is non-dumpable: closed to them but for --dumpable";
+    let why = "not to what `run` starts, but for --dumpable";
     Check::new(Part::Run, "yama", value, why)
         .with("ptrace_scope", scope)
         .falls_short_if(!fix.is_empty(), Status::Limited, fix)
