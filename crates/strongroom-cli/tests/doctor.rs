@@ -1,5 +1,12 @@
 //! What `strongroom doctor` says, where things are well and where they are not.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's own helpers fail the test"
+)]
+
 mod support;
 
 use serde_json::Value;

@@ -1,7 +1,7 @@
 //! What can be counted: system calls and page faults.
 
 use super::report::{Group, Row, Target};
-use super::samples::{Samples, progress};
+use super::samples::{Samples, Side, interleave_several};
 use super::{Bench, Result, process};
 use std::ffi::OsStr;
 use std::process::Command;
@@ -41,55 +41,39 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
             });
         }
     };
-    let repeated = |what, command: &dyn Fn() -> Command| {
-        medians(bench, what, 1.0, || Ok((command(), None)))
-    };
-    rows(
-        "true",
-        repeated("counts, true", &|| workshop.plain("true"))?,
-        repeated("counts, run -- true", &|| workshop.protected("true"))?,
-    );
-    let difference = |what, command: &dyn Fn() -> Command, fixed: &[&str], short: u32| {
-        let with = |times: u32| {
-            let mut command = command();
-            command.args(fixed).arg((short * times).to_string());
-            command
-        };
-        medians(bench, what, f64::from(short), || Ok((with(2), Some(with(1)))))
-    };
-    let fixed = ["32", "1", "1000"];
-    rows(
-        "32 B working set, an operation",
-        difference("counts, malloc", &|| workshop.plain(&malloc), &fixed, 1_000_000)?,
-        difference("counts, malloc, ours", &|| workshop.protected(&malloc), &fixed, 1_000_000)?,
-    );
-    rows(
-        "fork with 1 MiB in use",
-        difference("counts, fork", &|| workshop.plain(&fork), &["1"], 50)?,
-        difference("counts, fork, ours", &|| workshop.protected(&fork), &["1"], 50)?,
-    );
-    Ok(group)
-}
-
-/// The counts of each round's first command, less the second's where there is one, by `per`.
-fn medians(
-    bench: &Bench,
-    what: &str,
-    per: f64,
-    commands: impl Fn() -> Result<(Command, Option<Command>)>,
-) -> Result<[Samples; 3]> {
-    let mut samples: [Samples; 3] = core::array::from_fn(|_| Samples::default());
-    for round in 0..bench.rounds {
-        progress(what, round, bench.rounds);
-        let (whole, less) = commands()?;
-        let whole = count(bench, &whole)?;
-        let less = less.map_or(Ok([0.0; 3]), |command| count(bench, &command))?;
-        for ((samples, whole), less) in samples.iter_mut().zip(whole).zip(less) {
-            samples.0.push((whole - less) / per);
-        }
+    let starts = [workshop.plain("true"), workshop.protected("true")]
+        .map(|command| -> Side<'_, _> { Box::new(move || count(bench, &command)) });
+    let [theirs, ours] = interleave_several("counts, start", bench.rounds, starts)?;
+    rows("start of true", theirs, ours);
+    for (what, program, fixed, times) in [
+        (
+            "32 B, working set, an operation",
+            &malloc,
+            &["32", "1", "1000"][..],
+            1_000_000,
+        ),
+        ("a fork with 1 MiB in use", &fork, &["1"], 50),
+    ] {
+        let sides = [workshop.plain(program), workshop.protected(program)].map(|command| {
+            let with = |factor: u32| {
+                let mut whole = Command::new(command.get_program());
+                whole.args(command.get_args()).args(fixed);
+                whole.arg((times * factor).to_string());
+                whole
+            };
+            let (more, less) = (with(2), with(1));
+            let side: Side<'_, _> = Box::new(move || {
+                let (more, less) = (count(bench, &more)?, count(bench, &less)?);
+                Ok(core::array::from_fn(|i| {
+                    (more[i] - less[i]) / f64::from(times)
+                }))
+            });
+            side
+        });
+        let [theirs, ours] = interleave_several(&format!("counts, {what}"), bench.rounds, sides)?;
+        rows(what, theirs, ours);
     }
-    progress(what, bench.rounds, bench.rounds);
-    Ok(samples)
+    Ok(group)
 }
 
 /// Runs a command and counts the events.
@@ -105,10 +89,17 @@ fn count(bench: &Bench, command: &Command) -> Result<[f64; 3]> {
     let text = std::fs::read_to_string(&file)?;
     let mut counts = [0.0; 3];
     for (event, count) in EVENTS.into_iter().zip(&mut counts) {
-        let line = text.lines().find(|line| line.split(',').nth(2) == Some(event));
+        let line = text
+            .lines()
+            .find(|line| line.split(',').nth(2) == Some(event));
         *count = line
             .and_then(|line| line.split(',').next()?.parse().ok())
-            .ok_or_else(|| format!("perf did not count {event} of {:?}", command.get_program() as &OsStr))?;
+            .ok_or_else(|| {
+                format!(
+                    "perf did not count {event} of {:?}",
+                    command.get_program() as &OsStr
+                )
+            })?;
     }
     Ok(counts)
 }

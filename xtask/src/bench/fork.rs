@@ -16,8 +16,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
     let mut rows = Vec::new();
     for (megabytes, count) in [(1, 60), (8, 30), (64, 8)] {
         let arguments = [megabytes, count].map(|number: u32| number.to_string());
-        let plain: Side<'_> =
-            Box::new(|| process::number(workshop.plain(&forks).args(&arguments)));
+        let plain: Side<'_> = Box::new(|| process::number(workshop.plain(&forks).args(&arguments)));
         let protected: Side<'_> =
             Box::new(|| process::number(workshop.protected(&forks).args(&arguments)));
         let what = format!("fork, {megabytes} MiB in use");
@@ -33,8 +32,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
     }
     for (pages, count) in [(1, 200), (16, 100), (1024, 10)] {
         let arguments = [pages, count].map(|number: u32| number.to_string());
-        let plain: Side<'_> =
-            Box::new(|| process::number(workshop.plain(&locks).args(&arguments)));
+        let plain: Side<'_> = Box::new(|| process::number(workshop.plain(&locks).args(&arguments)));
         let protected: Side<'_> =
             Box::new(|| process::number(workshop.protected_as("locked", &locks).args(&arguments)));
         let what = format!("mlock of {pages} page{}", if pages == 1 { "" } else { "s" });

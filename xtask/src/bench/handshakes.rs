@@ -1,9 +1,9 @@
 //! TLS handshakes of `openssl s_server`.
 
 use super::process::{Service, number, output, processor_time, wait_for};
-use super::report::{Group, Row, Target};
-use super::samples::{Samples, progress};
-use super::{Bench, Result};
+use super::report::Group;
+use super::samples::Side;
+use super::{Bench, Result, served};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
@@ -13,8 +13,6 @@ A plain and a protected `openssl s_server` serve at the same time. `xtask/bench-
 handshakes with each in turns over loopback; a handshake is from `connect` until the server has closed, and *processor* is \
 what the server itself used.";
 
-/// How many times as long a handshake may take.
-const MOST: f64 = 1.05;
 const HANDSHAKES: u32 = 150;
 
 pub(super) fn measure(bench: &Bench) -> Result<Group> {
@@ -30,7 +28,14 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
         let certificate = directory.join(what);
         output(
             Command::new("openssl")
-                .args(["req", "-x509", "-nodes", "-subj", "/CN=localhost", "-newkey"])
+                .args([
+                    "req",
+                    "-x509",
+                    "-nodes",
+                    "-subj",
+                    "/CN=localhost",
+                    "-newkey",
+                ])
                 .args(kind)
                 .arg("-keyout")
                 .arg(&certificate)
@@ -41,7 +46,14 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
             Server::start(bench.workshop.plain("openssl"), &certificate)?,
             Server::start(bench.workshop.protected("openssl"), &certificate)?,
         ];
-        compare(bench, &client, what, &servers, &mut rows)?;
+        let sides = servers
+            .each_ref()
+            .map(|server| -> Side<'_, _> { Box::new(|| turn(&client, server)) });
+        rows.extend(served::compare(
+            &format!("s_server, {what}"),
+            bench.rounds,
+            sides,
+        )?);
     }
     Ok(Group {
         title: "Handshakes",
@@ -51,53 +63,13 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
     })
 }
 
-fn compare(
-    bench: &Bench,
-    client: &Path,
-    what: &str,
-    servers: &[Server; 2],
-    rows: &mut Vec<Row>,
-) -> Result<()> {
-    let turn = |server: &Server| -> Result<[f64; 2]> {
-        let used = processor_time(server.service.pid())?;
-        let mut client = Command::new(client);
-        let clock = number(client.args([server.port.to_string(), HANDSHAKES.to_string()]))?;
-        let used = processor_time(server.service.pid())? - used;
-        Ok([clock, used / 1e6 / f64::from(HANDSHAKES)])
-    };
-    let rounds = bench.rounds.max(21);
-    let what = format!("s_server, {what}");
-    let mut samples: [[Samples; 2]; 2] = Default::default();
-    for server in servers {
-        turn(server)?;
-    }
-    for round in 0..rounds {
-        progress(&what, round, rounds);
-        for step in 0..2 {
-            let side = step ^ (round % 2);
-            for (samples, time) in samples[side].iter_mut().zip(turn(&servers[side])?) {
-                samples.0.push(time);
-            }
-        }
-    }
-    progress(&what, rounds, rounds);
-    let [[their_clock, their_processor], [our_clock, our_processor]] = samples;
-    let row = |what: String, theirs, ours, target| Row {
-        what,
-        peer: "plain",
-        unit: "ms",
-        theirs,
-        ours,
-        target,
-    };
-    rows.push(row(what.clone(), their_clock, our_clock, Target::Times(MOST)));
-    rows.push(row(
-        format!("{what}, processor"),
-        their_processor,
-        our_processor,
-        Target::None,
-    ));
-    Ok(())
+/// Milliseconds a handshake: by the clock, and of the server's processor time.
+fn turn(client: &Path, server: &Server) -> Result<[f64; 2]> {
+    let used = processor_time(server.service.pid())?;
+    let mut client = Command::new(client);
+    let clock = number(client.args([server.port.to_string(), HANDSHAKES.to_string()]))?;
+    let used = processor_time(server.service.pid())? - used;
+    Ok([clock, used / 1e6 / f64::from(HANDSHAKES)])
 }
 
 struct Server {

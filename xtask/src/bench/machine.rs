@@ -35,7 +35,9 @@ impl Machine {
             processor: field("/proc/cpuinfo", "model name")?,
             cores: std::thread::available_parallelism()?.get(),
             memory_gib: kib.div_ceil(1 << 20),
-            kernel: process::output(Command::new("uname").arg("-r"))?.trim().to_owned(),
+            kernel: process::output(Command::new("uname").arg("-r"))?
+                .trim()
+                .to_owned(),
             date: process::output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?
                 .trim()
                 .to_owned(),

@@ -38,9 +38,9 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
             if set == 0 { "" } else { ", working set" }
         );
         let arguments = [size, threads, set].map(|number: u32| number.to_string());
-        let plain = |program| -> Side<'_> {
-            let arguments = &arguments;
-            Box::new(move || process::number(workshop.plain::<&Path>(program).args(arguments)))
+        let plain = |program: &Path| -> Side<'_> {
+            let (program, arguments) = (program.to_owned(), &arguments);
+            Box::new(move || process::number(workshop.plain(&program).args(arguments)))
         };
         let ours: Side<'_> =
             Box::new(|| process::number(workshop.protected(&bare).args(&arguments)));

@@ -5,6 +5,7 @@
 //!
 //! * [`workshop`]: builds both sides and starts them.
 //! * [`samples`]: rounds, medians and how far to trust them.
+//! * [`served`]: what a request to a server takes, plain and protected.
 //! * [`report`]: rows, targets, and the table as text, Markdown and JSON.
 //! * The others: one group of figures each.
 
@@ -18,6 +19,7 @@ mod malloc;
 mod process;
 mod report;
 mod samples;
+mod served;
 mod signatures;
 mod start;
 mod workshop;

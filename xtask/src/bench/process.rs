@@ -94,7 +94,9 @@ impl Drop for Daemon {
         // SAFETY: kill takes no pointer.
         unsafe { libc::kill(self.0.cast_signed(), libc::SIGTERM) };
         let path = format!("/proc/{}", self.0);
-        let _ = wait_for("a daemon's end", || (!Path::new(&path).exists()).then_some(()));
+        let _ = wait_for("a daemon's end", || {
+            (!Path::new(&path).exists()).then_some(())
+        });
     }
 }
 

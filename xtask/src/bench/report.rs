@@ -106,7 +106,13 @@ impl Row {
 }
 
 const HEAD: [&str; 7] = [
-    "what", "peer", "peer's", "strongroom", "compared", "target", "met",
+    "what",
+    "peer",
+    "peer's",
+    "strongroom",
+    "compared",
+    "target",
+    "met",
 ];
 
 fn times(value: f64, off: f64) -> String {
@@ -154,7 +160,12 @@ impl Report {
         for group in &self.groups {
             let _ = write!(text, "\n{}\n", group.title);
             let mut lines = vec![HEAD.map(str::to_owned)];
-            lines.extend(group.rows.iter().map(|row| row.cells().map(|c| c.replace('*', ""))));
+            lines.extend(
+                group
+                    .rows
+                    .iter()
+                    .map(|row| row.cells().map(|c| c.replace('*', ""))),
+            );
             let widths: [usize; 7] = core::array::from_fn(|column| {
                 let cells = lines.iter().map(|line| line[column].chars().count());
                 cells.max().unwrap_or_default()
@@ -259,7 +270,11 @@ mod tests {
 
     #[test]
     fn a_slow_round_for_both_changes_no_ratio() {
-        let row = row(&[10.0, 100.0, 10.0], &[11.0, 110.0, 11.0], Target::Times(1.2));
+        let row = row(
+            &[10.0, 100.0, 10.0],
+            &[11.0, 110.0, 11.0],
+            Target::Times(1.2),
+        );
         assert!((row.compared().median() - 1.1).abs() < 1e-9);
         assert_eq!(row.met(), Some(true));
     }
@@ -267,9 +282,15 @@ mod tests {
     #[test]
     fn targets_have_a_direction() {
         assert_eq!(row(&[1.0], &[3.0], Target::Times(2.0)).met(), Some(false));
-        assert_eq!(row(&[3000.0], &[1.0], Target::Faster(1000.0)).met(), Some(true));
+        assert_eq!(
+            row(&[3000.0], &[1.0], Target::Faster(1000.0)).met(),
+            Some(true)
+        );
         assert_eq!(row(&[1.0], &[17.0], Target::More(15.0)).met(), Some(false));
-        assert_eq!(row(&[0.0], &[190.0], Target::AtLeast(190.0)).met(), Some(true));
+        assert_eq!(
+            row(&[0.0], &[190.0], Target::AtLeast(190.0)).met(),
+            Some(true)
+        );
         assert_eq!(row(&[0.0], &[2.0], Target::AtMost(1.0)).met(), Some(false));
         assert_eq!(row(&[1.0], &[9.0], Target::None).met(), None);
     }

@@ -39,21 +39,35 @@ impl Samples {
 }
 
 /// One side of a comparison: measures once.
-pub(super) type Side<'a> = Box<dyn FnMut() -> Result<f64> + 'a>;
+pub(super) type Side<'a, T = f64> = Box<dyn FnMut() -> Result<T> + 'a>;
 
 /// Measures the sides in turn, `rounds` times; every second round in reverse, so that none
 /// always follows the same other.
 pub(super) fn interleave<const N: usize>(
     what: &str,
     rounds: usize,
-    mut sides: [Side<'_>; N],
+    sides: [Side<'_>; N],
 ) -> Result<[Samples; N]> {
-    let mut samples: [Samples; N] = core::array::from_fn(|_| Samples::default());
+    let sides = sides.map(|mut side| -> Side<'_, [f64; 1]> { Box::new(move || Ok([side()?])) });
+    let samples = interleave_several(what, rounds, sides)?;
+    Ok(samples.map(|[samples]| samples))
+}
+
+/// As [`interleave`], where each side measures several things at once.
+pub(super) fn interleave_several<const N: usize, const M: usize>(
+    what: &str,
+    rounds: usize,
+    mut sides: [Side<'_, [f64; M]>; N],
+) -> Result<[[Samples; M]; N]> {
+    let mut samples: [[Samples; M]; N] =
+        core::array::from_fn(|_| core::array::from_fn(|_| Samples::default()));
     for round in 0..rounds {
         progress(what, round, rounds);
         for step in 0..N {
             let side = if round % 2 == 0 { step } else { N - 1 - step };
-            samples[side].0.push(sides[side]()?);
+            for (samples, value) in samples[side].iter_mut().zip(sides[side]()?) {
+                samples.0.push(value);
+            }
         }
     }
     progress(what, rounds, rounds);

@@ -4,10 +4,9 @@
 //! connection each: what is measured is the agent's work and the way there and back.
 
 use super::process::{Daemon, Service, copy_directory, output, processor_time, wait_for};
-use super::report::{Group, Row, Target};
-use super::samples::{Samples, progress};
-use super::workshop::Workshop;
-use super::{Bench, Result};
+use super::report::{Group, Row};
+use super::samples::Side;
+use super::{Bench, Result, served};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -21,8 +20,6 @@ A plain and a protected agent serve at the same time. A client of their protocol
 connection to each and asks for one signature after another, in turns of a quarter of a second; time is by the clock, and \
 *processor* is what the agent itself used. `gpg --sign` is the whole command, unprotected, with the agent behind it.";
 
-/// How many times as long a signature may take.
-const MOST: f64 = 1.05;
 const TURN: Duration = Duration::from_millis(250);
 
 pub(super) fn measure(bench: &Bench) -> Result<Group> {
@@ -48,47 +45,16 @@ fn compare(
     bench: &Bench,
     what: &str,
     rows: &mut Vec<Row>,
-    [plain, protected]: [&mut dyn Signer; 2],
+    [mut plain, mut protected]: [impl Signer; 2],
 ) -> Result<()> {
-    let rounds = bench.rounds.max(21);
-    // Clock and processor of each side.
-    let mut samples: [[Samples; 2]; 2] = Default::default();
-    let mut sides = [plain, protected];
-    for side in &mut sides {
-        turn(*side)?;
-    }
-    for round in 0..rounds {
-        progress(what, round, rounds);
-        for step in 0..2 {
-            let side = step ^ (round % 2);
-            let times = turn(sides[side])?;
-            for (samples, time) in samples[side].iter_mut().zip(times) {
-                samples.0.push(time);
-            }
-        }
-    }
-    progress(what, rounds, rounds);
-    let [[their_clock, their_processor], [our_clock, our_processor]] = samples;
-    let row = |what: String, theirs, ours, target| Row {
-        what,
-        peer: "plain",
-        unit: "ms",
-        theirs,
-        ours,
-        target,
-    };
-    rows.push(row(what.to_owned(), their_clock, our_clock, Target::Times(MOST)));
-    rows.push(row(
-        format!("{what}, processor"),
-        their_processor,
-        our_processor,
-        Target::None,
-    ));
+    let plain: Side<'_, _> = Box::new(|| turn(&mut plain));
+    let protected: Side<'_, _> = Box::new(|| turn(&mut protected));
+    rows.extend(served::compare(what, bench.rounds, [plain, protected])?);
     Ok(())
 }
 
 /// Milliseconds a signature: by the clock, and of the agent's processor time.
-fn turn(signer: &mut dyn Signer) -> Result<[f64; 2]> {
+fn turn(signer: &mut impl Signer) -> Result<[f64; 2]> {
     let (start, used) = (Instant::now(), processor_time(signer.pid())?);
     let mut count = 0.0;
     while start.elapsed() < TURN {
@@ -106,7 +72,15 @@ fn gpg(bench: &Bench, rows: &mut Vec<Row>) -> Result<()> {
     let first = workshop.directory("gpg-plain")?;
     let plain = GpgAgent::start(workshop.plain("gpg-agent"), &first)?;
     for kind in ["rsa3072", "ed25519"] {
-        output(gpg_command(&first).args(["--passphrase", "", "--quick-generate-key", kind, kind, "sign", "never"]))?;
+        output(gpg_command(&first).args([
+            "--passphrase",
+            "",
+            "--quick-generate-key",
+            kind,
+            kind,
+            "sign",
+            "never",
+        ]))?;
     }
     let second = workshop.path().join("gpg-protected");
     copy_directory(&first, &second)?;
@@ -117,19 +91,29 @@ fn gpg(bench: &Bench, rows: &mut Vec<Row>) -> Result<()> {
             bench,
             &format!("gpg-agent, {kind}"),
             rows,
-            [&mut plain.signer(&grip)?, &mut protected.signer(&grip)?],
+            [plain.signer(&grip)?, protected.signer(&grip)?],
         )?;
     }
     let sign = |home: &Path, agent: &GpgAgent| {
         let mut command = gpg_command(home);
-        command.args(["--local-user", "ed25519", "--output", "-", "--sign", "/etc/passwd"]);
-        GpgSign { command, pid: agent.daemon.pid() }
+        command.args([
+            "--local-user",
+            "ed25519",
+            "--output",
+            "-",
+            "--sign",
+            "/etc/passwd",
+        ]);
+        GpgSign {
+            command,
+            pid: agent.daemon.pid(),
+        }
     };
     compare(
         bench,
         "gpg --sign, ed25519",
         rows,
-        [&mut sign(&first, &plain), &mut sign(&second, &protected)],
+        [sign(&first, &plain), sign(&second, &protected)],
     )
 }
 
@@ -148,7 +132,8 @@ fn gpg_command(home: &Path) -> Command {
 
 /// The name that gpg-agent knows a key by.
 fn keygrip(home: &Path, user: &str) -> Result<String> {
-    let text = output(gpg_command(home).args(["--with-colons", "--with-keygrip", "--list-keys", user]))?;
+    let text =
+        output(gpg_command(home).args(["--with-colons", "--with-keygrip", "--list-keys", user]))?;
     text.lines()
         .find(|line| line.starts_with("grp:"))
         .and_then(|line| line.split(':').nth(9))
@@ -277,11 +262,17 @@ fn ssh(bench: &Bench, rows: &mut Vec<Row>) -> Result<()> {
     ] {
         let key = directory.join(kind);
         let mut keygen = Command::new("ssh-keygen");
-        output(keygen.args(["-q", "-t", kind, "-b", bits, "-N", "", "-f"]).arg(&key))?;
-        let start = |agent, name: &str| SshAgent::start(agent, &directory.join(format!("{kind}-{name}")), &key);
-        let mut plain = start(workshop.plain(&program), "plain")?;
-        let mut protected = start(workshop.protected(&program), "protected")?;
-        compare(bench, what, rows, [&mut plain, &mut protected])?;
+        output(
+            keygen
+                .args(["-q", "-t", kind, "-b", bits, "-N", "", "-f"])
+                .arg(&key),
+        )?;
+        let start = |agent, name: &str| {
+            SshAgent::start(agent, &directory.join(format!("{kind}-{name}")), &key)
+        };
+        let plain = start(workshop.plain(&program), "plain")?;
+        let protected = start(workshop.protected(&program), "protected")?;
+        compare(bench, what, rows, [plain, protected])?;
     }
     Ok(())
 }
@@ -302,9 +293,15 @@ const RSA_SHA2_512: u32 = 4;
 impl SshAgent {
     /// Starts an agent and gives it a key.
     fn start(mut agent: Command, socket: &Path, key: &Path) -> Result<Self> {
-        let service = Service::start(agent.args([OsStr::new("-D"), OsStr::new("-a"), socket.as_os_str()]))?;
+        let service =
+            Service::start(agent.args([OsStr::new("-D"), OsStr::new("-a"), socket.as_os_str()]))?;
         let mut connection = wait_for("ssh-agent", || UnixStream::connect(socket).ok())?;
-        output(Command::new("ssh-add").arg("-q").arg(key).env("SSH_AUTH_SOCK", socket))?;
+        output(
+            Command::new("ssh-add")
+                .arg("-q")
+                .arg(key)
+                .env("SSH_AUTH_SOCK", socket),
+        )?;
         let answer = ask(&mut connection, &[REQUEST_IDENTITIES])?;
         // A count, then each key's blob and comment.
         let blob = match answer.split_first() {

@@ -56,11 +56,18 @@ impl Workshop {
     pub(super) fn compile(&self, source: &str, name: &str, options: &[&str]) -> Result<PathBuf> {
         let program = self.path().join(name);
         let mut gcc = Command::new("gcc");
-        gcc.args(["-O2", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-pthread"])
-            .arg(self.sources.join(source).with_extension("c"))
-            .args(options)
-            .arg("-o")
-            .arg(&program);
+        gcc.args([
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-std=gnu11",
+            "-pthread",
+        ])
+        .arg(self.sources.join(source).with_extension("c"))
+        .args(options)
+        .arg("-o")
+        .arg(&program);
         process::output(&mut gcc)?;
         Ok(program)
     }

@@ -53,20 +53,20 @@ fn row(out: &mut impl Write, check: &Check) -> io::Result<()> {
     for line in wrap(&check.why, WIDTH - INDENT) {
         writeln!(out, "{:INDENT$}{DIM}{line}{DIM:#}", "")?;
     }
-    if let Some(fix) = &check.fix {
-        labelled(out, "fix: ", INDENT, fix)?;
-    }
-    Ok(())
+    check.fix.as_deref().map_or(Ok(()), |text| fix(out, text))
 }
 
-/// `text` behind a label, its further lines aligned with the first.
-fn labelled(out: &mut impl Write, label: &str, indent: usize, text: &str) -> io::Result<()> {
+/// The ways to mend it, each on a line of its own that can be copied.
+fn fix(out: &mut impl Write, text: &str) -> io::Result<()> {
+    const LABEL: &str = "fix: ";
     let style = coloured(AnsiColor::Cyan);
-    let width = WIDTH - indent - label.len();
-    for (index, line) in wrap(text, width).iter().enumerate() {
-        let label = if index == 0 { label } else { "" };
-        let pad = WIDTH - width - indent;
-        writeln!(out, "{:indent$}{style}{label:pad$}{style:#}{line}", "")?;
+    let mut label = LABEL;
+    for way in text.split("; ") {
+        for line in wrap(way, WIDTH - INDENT - LABEL.len()) {
+            let pad = LABEL.len();
+            writeln!(out, "{:INDENT$}{style}{label:pad$}{style:#}{line}", "")?;
+            label = "";
+        }
     }
     Ok(())
 }
@@ -78,7 +78,7 @@ fn verdict(out: &mut impl Write, report: &Report) -> io::Result<()> {
             Some(Level::Hidden | Level::Closed) => (
                 Status::Ok,
                 "`strongroom run` reaches the level hidden here: secrets leave the kernel's direct map, and \
-                 cannot be read or pinned from outside, by root either."
+                 cannot be read or pinned from outside, not even by root, short of injecting code."
                     .to_owned(),
             ),
             Some(Level::Locked) => (

@@ -1,11 +1,11 @@
 //! What the kernel and the C library bring along.
 
 use super::super::check::{Check, Part, Status, Text};
-use super::{field, read, size};
+use super::{NO_PROC, field, read, size};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use strongroom_sys::syscall_trap;
+use strongroom_sys::{Errno, syscall_trap};
 
 /// The state of the direct map.
 pub(super) fn direct_map() -> Check {
@@ -61,18 +61,21 @@ fn direct_map_sizes(meminfo: &str) -> Vec<(String, u64)> {
 
 /// Syscall User Dispatch.
 pub(super) fn fork_trap() -> Check {
-    let why = "by it the child's copy is made before fork returns";
+    let why = "lets a child have its copy before fork returns";
     let check = |value: Text| Check::new(Part::Run, "fork-trap", value, why);
     match syscall_trap::try_out() {
         Ok(()) => check("works: Syscall User Dispatch caught a system call".into()),
-        Err(error) => check(
-            format!("{error}: a child forked by a program with hidden memory ends with 125").into(),
-        )
-        .falls_short(
-            Status::Missing,
-            "Linux 5.11 or newer, and a seccomp filter that allows \
-             `prctl(PR_SET_SYSCALL_USER_DISPATCH)`; or --level locked for programs that fork",
-        ),
+        Err(error) => {
+            let fix = match error {
+                Errno::NOENT => NO_PROC,
+                _ => {
+                    "Linux 5.11 or newer, and a seccomp filter that lets prctl pass; --level locked, for \
+                     programs that fork"
+                }
+            };
+            check(format!("{error}: a fork of hidden memory ends the child").into())
+                .falls_short(Status::Missing, fix)
+        }
     }
 }
 

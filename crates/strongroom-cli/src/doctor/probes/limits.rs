@@ -55,7 +55,7 @@ pub(super) fn memlock() -> (Check, bool) {
         limit: binding,
     };
     let fix = format!(
-        "{}; for a user, in /etc/security/limits.conf: `USER - memlock unlimited`",
+        "{}; /etc/security/limits.conf: `USER - memlock unlimited`",
         advice.fix()
     );
     let why = "all that is secret must fit, with scope heap the heap";
@@ -77,10 +77,13 @@ fn locks_without_limit() -> bool {
 
 /// What the control group leaves.
 pub(super) fn memory_max() -> Check {
-    let limit = read("/proc/self/cgroup").and_then(|groups| smallest(&groups));
-    let value = limit.map_or("no limit of the control group".to_owned(), |limit| {
-        format!("{} for the control group", size(limit))
-    });
+    let groups = read("/proc/self/cgroup");
+    let limit = groups.as_deref().and_then(smallest);
+    let value = match (&groups, limit) {
+        (_, Some(limit)) => format!("{} for the control group", size(limit)),
+        (Some(_), None) => "no limit of the control group seen".to_owned(),
+        (None, None) => "not told".to_owned(),
+    };
     let why = "secret memory counts, and does not swap to make room";
     Check::new(Part::Limits, "memory-max", value, why)
         .with("limit", limit)

@@ -51,6 +51,9 @@ pub(super) fn report() -> Report {
     }
 }
 
+/// The fix where /proc is not there.
+const NO_PROC: &str = "mount /proc: `mount -t proc proc /proc`";
+
 /// A small file of /proc or /sys, trimmed; `None` where it is not there or not to be read.
 fn read(path: impl AsRef<Path>) -> Option<String> {
     let text = std::fs::read(path).ok()?;

@@ -8,14 +8,17 @@ use strongroom_sys::limits::{self, Resource};
 /// Swap devices.
 pub(super) fn swap() -> Check {
     let why = "no secret goes there, locked or hidden; the rest may";
-    let devices = read("/proc/swaps").map_or(Vec::new(), |text| swaps(&text));
+    let listed = read("/proc/swaps");
+    let devices = listed.as_deref().map_or(Vec::new(), swaps);
     let total = devices.iter().map(|device| device.bytes).sum::<u64>();
     let plain: Vec<_> = devices
         .iter()
         .filter(|device| device.keeping() == Keeping::Plain)
         .map(|device| device.path.as_str())
         .collect();
-    let value: Text = if devices.is_empty() {
+    let value: Text = if listed.is_none() {
+        "not told: no /proc/swaps".into()
+    } else if devices.is_empty() {
         "none".into()
     } else {
         let list: Vec<_> = devices
@@ -99,22 +102,22 @@ fn swaps(text: &str) -> Vec<Swap> {
 
 /// Hibernation, which writes all memory but secret memory to disk, and which open secret memory forbids.
 pub(super) fn hibernation() -> Check {
-    let state = read("/sys/power/state").unwrap_or_default();
-    let disk = read("/sys/power/disk");
+    let state = read("/sys/power/state");
     let lockdown = read("/sys/kernel/security/lockdown");
-    let available = state.split_whitespace().any(|word| word == "disk");
-    let locked_down = lockdown
+    let forbidden = if boot_option("nohibernate").is_some()
+        || boot_option("hibernate").is_some_and(|value| value == "no")
+    {
+        Some("the kernel's command line")
+    } else if lockdown
         .as_deref()
-        .is_some_and(|modes| !modes.contains("[none]"));
-    let off = boot_option("nohibernate").is_some()
-        || boot_option("hibernate").is_some_and(|value| value == "no");
-    let value = match (available, &disk) {
-        (true, _) => "available, until secret memory is open",
-        (false, None) => "this kernel has none",
-        (false, Some(_)) if off => "off, by the kernel's command line",
-        (false, Some(_)) if locked_down => "off, by kernel lockdown",
-        (false, Some(_)) => "off for now: most likely a process has secret memory open",
+        .is_some_and(|modes| !modes.contains("[none]"))
+    {
+        Some("kernel lockdown")
+    } else {
+        None
     };
+    let built = Path::new("/sys/power/disk").exists();
+    let (available, value) = hibernates(state.as_deref(), built, forbidden);
     let why = "writes memory to disk, locked memory too; open secret memory keeps the whole machine from it";
     Check::new(Part::Rest, "hibernation", value, why)
         .with("available", available)
@@ -124,6 +127,22 @@ pub(super) fn hibernation() -> Check {
             Status::Limited,
             "boot with nohibernate; or hibernate to an encrypted disk, and with secret programs ended",
         )
+}
+
+/// By the text of /sys/power/state and whether there is a /sys/power/disk. The kernel takes the word
+/// `disk` out of the first where hibernation is forbidden, and while secret memory is open.
+fn hibernates(state: Option<&str>, built: bool, forbidden: Option<&str>) -> (bool, Text) {
+    let Some(state) = state else {
+        return (false, "not told: no /sys/power".into());
+    };
+    let available = state.split_whitespace().any(|word| word == "disk");
+    let value = match (available, built, forbidden) {
+        (true, ..) => "available, until secret memory is open".into(),
+        (false, false, _) => "this kernel has none".into(),
+        (false, true, Some(cause)) => format!("off, by {cause}").into(),
+        (false, true, None) => "off for now: most likely a process has secret memory open".into(),
+    };
+    (available, value)
 }
 
 /// Core dumps.
@@ -197,6 +216,25 @@ pub(super) fn wiping() -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hibernation_is_off_for_a_reason() {
+        assert!(hibernates(Some("freeze mem disk"), true, None).0);
+        for (state, built, forbidden, expected) in [
+            (None, false, None, "not told"),
+            (Some(""), false, None, "has none"),
+            (Some("freeze mem"), true, None, "secret memory open"),
+            (
+                Some("freeze mem"),
+                true,
+                Some("kernel lockdown"),
+                "lockdown",
+            ),
+        ] {
+            let (available, value) = hibernates(state, built, forbidden);
+            assert!(!available && value.contains(expected), "{value}");
+        }
+    }
 
     #[test]
     fn swap_lines_are_understood() {

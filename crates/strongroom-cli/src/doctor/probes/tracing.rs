@@ -1,7 +1,7 @@
 //! ptrace: what `run`'s verifier needs, and what a debugger of the same user may.
 
 use super::super::check::{Check, Part, Status, Text};
-use super::number;
+use super::{NO_PROC, number};
 use rustix::io::Errno;
 use rustix::process::{PTracer, Pid, Signal};
 use std::io::{self, Read, Write};
@@ -17,7 +17,7 @@ const YAMA: &str = "/proc/sys/kernel/yama/ptrace_scope";
 
 /// Traces a process started for it.
 pub(super) fn ptrace() -> Check {
-    let why = "by it `run` verifies before the program starts";
+    let why = "lets `run` verify before the program starts";
     let check = |value: Text| Check::new(Part::Run, PTRACE, value, why);
     if let Ok(tracer @ 1..) = process::tracer() {
         return check(format!("process {tracer} traces strongroom already").into()).falls_short(
@@ -29,6 +29,7 @@ pub(super) fn ptrace() -> Check {
         Ok(()) => check("works: a process was traced".into()),
         Err(error) => {
             let fix = match number(YAMA) {
+                _ if error.kind() == io::ErrorKind::NotFound => NO_PROC,
                 Some(3) => "boot with kernel.yama.ptrace_scope=1: 3 stays until the next boot",
                 Some(2) => "`sysctl kernel.yama.ptrace_scope=1`",
                 _ => {
@@ -96,7 +97,7 @@ pub(super) fn yama() -> Check {
         ),
         Some(other) => (format!("{other}: unknown"), ""),
     };
-    let why = "not to what `run` starts, but for --dumpable";
+    let why = "what `run` starts refuses them, but for --dumpable";
     Check::new(Part::Run, "yama", value, why)
         .with("ptrace_scope", scope)
         .falls_short_if(!fix.is_empty(), Status::Limited, fix)

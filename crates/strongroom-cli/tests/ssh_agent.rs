@@ -1,0 +1,1 @@
+//! ssh-agent, ssh-add and ssh-keygen, protected.

@@ -1,0 +1,77 @@
+//! The Debian packages that the tests and the benchmarks use.
+
+use std::process::Command;
+
+/// What is installed where it is missing.
+const PACKAGES: [&str; 15] = [
+    "ca-certificates",
+    "g++",
+    "gcc",
+    "git",
+    "gnupg",
+    "gpg-agent",
+    "libc6-dev",
+    "libcap2-bin",
+    "libgcrypt20-dev",
+    "libsodium-dev",
+    "libssl-dev",
+    "openssh-client",
+    "openssl",
+    "python3",
+    "util-linux",
+];
+
+/// Installs what is missing, as root; names it otherwise.
+///
+/// # Errors
+/// Where apt-get fails, or there is something to be installed and nobody to do it.
+pub(crate) fn ensure() -> Result<(), String> {
+    let missing: Vec<&str> = PACKAGES
+        .into_iter()
+        .filter(|package| !installed(package))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if !is_root() {
+        return Err(format!(
+            "these Debian packages are missing: {list}\n  as root: apt-get install {list}\n  or go on without them: --no-install"
+        ));
+    }
+    eprintln!("xtask: installing {list}");
+    apt_get(&["update", "--quiet"])?;
+    let mut arguments = vec!["install", "--yes", "--quiet", "--no-install-recommends"];
+    arguments.extend(missing);
+    apt_get(&arguments)
+}
+
+fn apt_get(arguments: &[&str]) -> Result<(), String> {
+    let status = Command::new("apt-get")
+        .args(["-o", "DPkg::Lock::Timeout=300"])
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("apt-get {}: {status}", arguments.join(" "))),
+        Err(error) => Err(format!(
+            "apt-get cannot be started ({error}): is this Debian?"
+        )),
+    }
+}
+
+fn installed(package: &str) -> bool {
+    Command::new("dpkg-query")
+        .args(["--show", "--showformat=${db:Status-Status}", package])
+        .output()
+        .is_ok_and(|output| output.stdout == b"installed")
+}
+
+/// Whether this process is root.
+fn is_root() -> bool {
+    Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|output| output.stdout == b"0\n")
+}
