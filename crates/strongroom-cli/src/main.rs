@@ -13,7 +13,6 @@ mod run;
 use args::{Cli, Command};
 use clap::Parser;
 use failure::Failure;
-use std::process::ExitCode;
 
 /// The C entry point.
 #[cfg(not(test))]
@@ -45,7 +44,7 @@ fn command() -> u8 {
             Err(failure) => Err(failure),
             Ok(never) => match never {},
         },
-        Command::Doctor(args) => Ok(u8::from(doctor::run(args.json) != ExitCode::SUCCESS)),
+        Command::Doctor(args) => doctor::run(args.json),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { directory } => pages::man(&directory),
     };

@@ -68,7 +68,11 @@ fn same(case: &str, stages: usize) {
             let mut protected = run(case, who, how);
             // What cannot be made secret is said, in one line.
             if NOTICED.contains(&case) && protected.1.stderr.lines().count() == 1 {
-                assert!(protected.1.stderr.starts_with("strongroom: "), "{}", protected.1);
+                assert!(
+                    protected.1.stderr.starts_with("strongroom: "),
+                    "{}",
+                    protected.1
+                );
                 protected.1.stderr.clear();
             }
             assert_eq!(plain, protected, "{case} as {who:?} with {how:?}");

@@ -7,27 +7,14 @@ mod render;
 use crate::failure::Failure;
 use check::Report;
 use std::io::{self, Write};
-use std::process::ExitCode;
 use strongroom_core::Level;
 
-/// Prints the findings. Success is `hidden` within reach; a failure of its own ends the process.
-pub(crate) fn run(json: bool) -> ExitCode {
-    match examine(json) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(failure) => {
-            failure.print();
-            std::process::exit(i32::from(failure.status()))
-        }
-    }
-}
-
-/// Prints the findings, and returns whether `run` reaches `hidden`.
-fn examine(json: bool) -> Result<bool, Failure> {
+/// Prints the findings. The status is 0 where `run` reaches `hidden`, 1 where it reaches less.
+pub(crate) fn run(json: bool) -> Result<u8, Failure> {
     let report = probes::report();
     print(&report, json)
         .map_err(|error| Failure::new(format!("the findings cannot be written: {error}"), ""))?;
-    Ok(report.level == Some(Level::Hidden))
+    Ok(u8::from(report.level != Some(Level::Hidden)))
 }
 
 fn print(report: &Report, json: bool) -> io::Result<()> {

@@ -149,7 +149,7 @@ impl Outside {
         mut visit: impl FnMut(u64, &Mapping, &[u8]),
     ) {
         let mut buffer = vec![0; OVERLAP + STEP];
-        for mapping in self.mappings() {
+        for mapping in self.populated() {
             for (start, end) in self.touched(&mapping) {
                 // How much of the buffer's first part holds what was read just before.
                 let mut kept = 0;
@@ -175,8 +175,32 @@ impl Outside {
         }
     }
 
-    /// The runs of pages of a mapping that have ever been touched, present or swapped out;
-    /// the others, of which a reservation may have many millions, hold nothing.
+    /// The mappings that have any page at all. Not all do: a reservation of address space
+    /// has none, in any number of gigabytes.
+    fn populated(&self) -> Vec<Mapping> {
+        let text = std::fs::read(format!("/proc/{}/smaps", self.pid)).expect("/proc/PID/smaps");
+        let mut populated: Vec<Mapping> = Vec::new();
+        let mut current = None;
+        for line in String::from_utf8_lossy(&text).lines() {
+            let mut words = line.split_whitespace();
+            match (words.next(), words.next()) {
+                (Some("Rss:" | "Swap:"), Some(size)) if size != "0" => {
+                    populated.extend(current.take())
+                }
+                (Some(word), _) if !word.ends_with(':') => {
+                    current = Mapping::parse(line);
+                    if current.as_ref().is_some_and(Mapping::is_secret) {
+                        populated.extend(current.take());
+                    }
+                }
+                _ => {}
+            }
+        }
+        populated
+    }
+
+    /// The runs of pages of a mapping that are there, present or swapped out; the others
+    /// hold nothing.
     fn touched(&self, mapping: &Mapping) -> Vec<(u64, u64)> {
         const PRESENT_OR_SWAPPED: u64 = 3 << 62;
         const AT_ONCE: u64 = 1 << 16;
