@@ -175,6 +175,26 @@ pub unsafe extern "C" fn free(block: *mut c_void) {
     }
 }
 
+/// free_sized (C23 7.24.3.4). The size is known better here.
+///
+/// # Safety
+/// As [`free`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn free_sized(block: *mut c_void, _size: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { free(block) };
+}
+
+/// free_aligned_sized (C23 7.24.3.5).
+///
+/// # Safety
+/// As [`free`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn free_aligned_sized(block: *mut c_void, _align: usize, _size: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { free(block) };
+}
+
 fn aligned(align: usize, size: usize) -> *mut c_void {
     if source() != HEAP {
         // SAFETY: no preconditions.

@@ -13,7 +13,7 @@ use strongroom::ledger;
 use strongroom::line::Line;
 use strongroom::{Level, Protections, Reason};
 use strongroom_sys::maps::{self, Mapping};
-use strongroom_sys::{Errno, page_ceil, page_floor, raw};
+use strongroom_sys::{Errno, memory, page_ceil, page_floor, raw};
 
 const MLOCK_ONFAULT: c_uint = 1;
 
@@ -56,15 +56,28 @@ pub(crate) unsafe fn make_secret(range: Range<usize>) -> Result<(), Errno> {
         return Ok(());
     }
     let strict = started.config.level == Some(Level::Hidden) && !started.config.best_effort;
-    // SAFETY: the caller's promise.
-    match unsafe { conceal(range, keeper, started.config.fork.child()) } {
-        Ok(outcome) if outcome.locked == 0 || keeper.copies_on_write() => Ok(()),
-        Ok(_) => {
-            lose(Level::Hidden.protections() - Level::Locked.protections());
-            complain(Reason::NotConcealable);
-            if strict { Err(Errno::PERM) } else { Ok(()) }
+    let attempt = || {
+        // SAFETY: the caller's promise.
+        unsafe { conceal(range.clone(), keeper, started.config.fork.child()) }
+    };
+    let outcome = attempt().or_else(|failure| match failure {
+        // What the heap keeps in reserve may be what is missing.
+        Failure::Refused(Reason::LockLimit { .. }) => {
+            global.trim();
+            attempt()
         }
+        failure => Err(failure),
+    });
+    match outcome {
+        Ok(outcome) if outcome.locked == 0 || keeper.copies_on_write() => Ok(()),
+        Ok(_) => only_locked(Reason::NotConcealable, strict),
         Err(Failure::Unmapped) => Err(Errno::NOMEM),
+        // Without /proc, in a bare chroot, nobody can tell what is mapped there.
+        Err(Failure::Refused(reason @ Reason::Kernel { call: "open", .. })) => {
+            // SAFETY: locking changes no contents.
+            unsafe { memory::lock(range.start as *mut u8, range.len()) }?;
+            only_locked(reason, strict)
+        }
         Err(Failure::Refused(reason)) => {
             complain(reason);
             Err(match reason {
@@ -74,6 +87,13 @@ pub(crate) unsafe fn make_secret(range: Range<usize>) -> Result<(), Errno> {
             })
         }
     }
+}
+
+/// The memory is locked and no more: an error where the user named the level.
+fn only_locked(reason: Reason, strict: bool) -> Result<(), Errno> {
+    lose(Level::Hidden.protections() - Level::Locked.protections());
+    complain(reason);
+    if strict { Err(Errno::PERM) } else { Ok(()) }
 }
 
 fn complain(reason: Reason) {
@@ -168,7 +188,7 @@ fn lock_current() -> Result<(), Errno> {
             unsafe { make_secret(range) }?;
         } else {
             // SAFETY: locking changes no contents.
-            unsafe { strongroom_sys::memory::lock(range.start as *mut u8, range.len()) }
+            unsafe { memory::lock(range.start as *mut u8, range.len()) }
                 .map_err(|_| Errno::NOMEM)?;
             lose(Protections::NO_PEEK | Protections::NO_PIN | Protections::NO_DIRECT_MAP);
         }

@@ -19,6 +19,16 @@ pub(crate) fn prepare() {
     OWNER.store(process::id(), Ordering::Relaxed);
     // SAFETY: a plain function that lives as long as the process.
     let _ = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+    // SAFETY: as above. quick_exit(3) runs no destructors.
+    let _ = unsafe { at_quick_exit(at_end) };
+}
+
+unsafe extern "C" {
+    fn at_quick_exit(function: extern "C" fn()) -> i32;
+}
+
+extern "C" fn at_end() {
+    write();
 }
 
 extern "C" fn in_child() {

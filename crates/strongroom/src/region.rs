@@ -25,6 +25,8 @@ pub struct Region {
     start: *mut u8,
     len: usize,
     receipt: Receipt,
+    /// The kernel zeroes a secret file's pages when it dies; others are wiped here.
+    wiped_by_kernel: bool,
 }
 
 // SAFETY: a region is the only owner of its mapping, which belongs to no thread.
@@ -77,6 +79,7 @@ impl Region {
             start,
             len,
             receipt: receipt.hold(Protections::BOUNDED),
+            wiped_by_kernel: !keeper.copies_on_write(),
         })
     }
 
@@ -109,7 +112,9 @@ impl Drop for Region {
         let mut ledger = ledger::open();
         // SAFETY: ours, and nobody borrows it any more.
         unsafe {
-            wipe(self.start, self.len);
+            if !self.wiped_by_kernel {
+                wipe(self.start, self.len);
+            }
             let _ = memory::unmap(self.start.sub(PAGE), self.len + 2 * PAGE);
         }
         // The entry covers exactly this range, so nothing is split and no room is needed.

@@ -62,9 +62,10 @@ impl Still {
         }
     }
 
-    /// Brings the ledger up to date with what libc unmapped behind its back.
-    fn reconcile(&mut self) -> Result<(), Reason> {
-        self.ledger.reconcile()
+    /// Brings the ledger up to date with what libc unmapped behind its back. Without /proc, in a
+    /// bare chroot, it stays as it is: a range that is gone then fails the fork.
+    fn reconcile(&mut self) {
+        let _ = self.ledger.reconcile();
     }
 
     pub(super) fn denied(&self) -> bool {
@@ -199,11 +200,8 @@ pub fn forked(call: impl FnOnce() -> isize) -> isize {
         // SAFETY: each side's own mapping, which it no longer uses.
         let _ = unsafe { memory::unmap(page, PAGE) };
     };
-    if still
-        .reconcile()
-        .and_then(|()| still.share_with_child(true))
-        .is_err()
-    {
+    still.reconcile();
+    if still.share_with_child(true).is_err() {
         let _ = still.share_with_child(false);
         unmap();
         return refuse(Errno::NOMEM);
