@@ -8,6 +8,7 @@
 
 #include "common.h"
 #include <pthread.h>
+#include <sched.h>
 #ifdef SODIUM
 #include <sodium.h>
 #define ALLOCATE(size) sodium_malloc(size)
@@ -28,6 +29,7 @@ static pthread_barrier_t barrier;
 
 struct worker {
     pthread_t thread;
+    long index;
     uint64_t random;
     char **blocks;
     double nanoseconds;
@@ -53,8 +55,24 @@ static void run(struct worker *worker, long count) {
     }
 }
 
+// Each thread on a processor of its own, where there are as many: a scheduler that packs them onto
+// one would hide what they cost each other.
+static void settle(long index) {
+    cpu_set_t allowed, own;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    long skip = index % CPU_COUNT(&allowed);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &allowed) || skip-- > 0) continue;
+        CPU_ZERO(&own);
+        CPU_SET(cpu, &own);
+        pthread_setaffinity_np(pthread_self(), sizeof own, &own);
+        return;
+    }
+}
+
 static void *work(void *argument) {
     struct worker *worker = argument;
+    if (threads > 1) settle(worker->index);
     worker->blocks = set ? checked(calloc(set, sizeof *worker->blocks), "calloc") : NULL;
     for (size_t i = 0; i < set; i++) worker->blocks[i] = take();
     if (threads > 1) pthread_barrier_wait(&barrier);
@@ -90,7 +108,10 @@ int main(int argc, char **argv) {
     struct worker *workers = checked(calloc((size_t)threads, sizeof *workers), "calloc");
     pthread_barrier_init(&barrier, NULL, (unsigned)threads);
     double sum = 0;
-    for (long i = 0; i < threads; i++) workers[i].random = 88172645463325252u + (uint64_t)i;
+    for (long i = 0; i < threads; i++) {
+        workers[i].index = i;
+        workers[i].random = 88172645463325252u + (uint64_t)i;
+    }
     if (threads == 1) {
         // In the main thread: a program without threads is the common case, and libc's fast one.
         work(&workers[0]);

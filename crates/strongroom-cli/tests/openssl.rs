@@ -110,7 +110,11 @@ fn secrets<'a>(
     pair: &'a Pair,
     version: &str,
     connection: &'a Connection,
+    can_look: bool,
 ) -> Vec<(i32, String, &'a [u8])> {
+    if !can_look {
+        return Vec::new();
+    }
     let mut secrets: Vec<_> = pair
         .numbers
         .iter()
@@ -141,11 +145,11 @@ fn secrets<'a>(
 }
 
 fn handshakes(kind: Kind, version: &str) {
-    need!(root, secretmem);
+    let can_look = keys::can_look();
     let pair = Pair::new(kind);
     for &who in WHO() {
         let plain = talk(&Room::new(who, How::Plain), &pair, version, |connection| {
-            for (pid, name, secret) in secrets(&pair, version, connection) {
+            for (pid, name, secret) in secrets(&pair, version, connection, can_look) {
                 support::assert_leaks(pid, &name, secret);
             }
         });
@@ -154,17 +158,14 @@ fn handshakes(kind: Kind, version: &str) {
         }
         assert!(plain.1.stderr.contains("Verification: OK"), "{}", plain.1);
         let heap = talk(&Room::new(who, How::HEAP), &pair, version, |connection| {
-            for (pid, name, secret) in secrets(&pair, version, connection) {
+            for (pid, name, secret) in secrets(&pair, version, connection, can_look) {
                 support::assert_kept(pid, &name, secret);
             }
         });
         assert_eq!(plain, heap, "{kind:?} {version} as {who:?}");
         // Neither program locks anything, so there is nothing to look for in that scope.
         let locked = talk(&Room::new(who, How::LOCKED), &pair, version, |_| ());
-        assert_eq!(
-            plain, locked,
-            "{kind:?} {version} as {who:?}, locked scope"
-        );
+        assert_eq!(plain, locked, "{kind:?} {version} as {who:?}, locked scope");
     }
 }
 
@@ -267,6 +268,10 @@ fn secure_heap(who: Who, how: How) -> Transcript {
     let mut session = room.session(room.command(program).arg(file));
     for name in ["secret", "child", "full"] {
         let stage = session.stage(name);
+        if !keys::can_look() {
+            session.go();
+            continue;
+        }
         let what = format!("the secret at stage {name} as {who:?} with {how:?}");
         if how.is_protected() {
             support::assert_kept(stage.pid, &what, &secret);
@@ -280,7 +285,6 @@ fn secure_heap(who: Who, how: How) -> Transcript {
 
 #[test]
 fn the_secure_heap() {
-    need!(root, secretmem);
     for &who in WHO() {
         let plain = secure_heap(who, How::Plain);
         assert_eq!(plain.status, "exit 9", "{plain}");
@@ -289,4 +293,5 @@ fn the_secure_heap() {
             assert_eq!(plain, secure_heap(who, how), "as {who:?} with {how:?}");
         }
     }
+    need!(root, secretmem);
 }

@@ -127,6 +127,12 @@ pub(crate) fn unhex(digits: &str) -> Vec<u8> {
         .collect()
 }
 
+/// Whether a test can look into other processes, and for secret memory. Where it cannot,
+/// it still compares what programs say, and then skips by `need!`.
+pub(crate) fn can_look() -> bool {
+    super::support::is_root() && super::support::outside::secret_memory_works().is_ok()
+}
+
 /// Waits until `look` sees something; fails where it never does, with what `so_far` says.
 #[track_caller]
 pub(crate) fn until<T>(
