@@ -509,7 +509,7 @@ fn shielded_keys_cannot_be_put_together() {
                     // The hash needs all of it; every piece must be hidden all the same.
                     for (number, piece) in prekey.chunks(1024).enumerate() {
                         let name = format!("part {number} of the prekey");
-                        support::assert_kept(pid, &name, piece);
+                        support::assert_hidden(pid, &name, piece);
                     }
                 } else {
                     let prekey = from_outside.unwrap_or_else(|| {

@@ -9,12 +9,13 @@
 //! * [`executing`]: exec and spawn hand the protection on.
 //! * [`ending`]: the ways to end, for the receipt.
 //!
-//! Behind them: [`start`] arranges everything before the program's code runs,
+//! Behind them: [`advice`] remembers what was said of memory before it was locked, [`start`] arranges everything before the program's code runs,
 //! [`receipts`] writes what came of it, [`real`] finds libc's own functions.
 
 #![allow(unreachable_pub, reason = "the exports are reached by name, from C")]
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 
+mod advice;
 mod allocation;
 mod ending;
 mod executing;

@@ -1,8 +1,8 @@
 //! mlock and its kin: memory that the program declares secret becomes secret, in place.
 
-use crate::mapping;
 use crate::real::{returned, set_errno};
 use crate::start::{lose, source, started};
+use crate::advice;
 use core::ffi::{c_int, c_uint, c_void};
 use core::fmt::Write;
 use core::ops::Range;
@@ -68,6 +68,7 @@ pub(crate) unsafe fn make_secret(range: Range<usize>) -> Result<(), Errno> {
         }
         failure => Err(failure),
     });
+    advice::apply(&range);
     match outcome {
         Ok(outcome) if outcome.locked == 0 || keeper.copies_on_write() => Ok(()),
         Ok(_) => only_locked(Reason::NotConcealable, strict),
@@ -148,11 +149,21 @@ pub extern "C" fn mlock2(start: *const c_void, len: usize, flags: c_uint) -> c_i
 /// swapped, not that it may be read.
 #[unsafe(no_mangle)]
 pub extern "C" fn munlock(start: *const c_void, len: usize) -> c_int {
-    let number = libc::SYS_munlock;
-    match pages(start as usize, len) {
-        Some(range) if mapping::touches_kept(&range) => 0,
-        _ => pass(number, [start as usize, len, 0, 0, 0, 0]),
+    let plain =
+        |range: Range<usize>| pass(libc::SYS_munlock, [range.start, range.len(), 0, 0, 0, 0]) == 0;
+    let Some(range) = pages(start as usize, len) else {
+        return pass(libc::SYS_munlock, [start as usize, len, 0, 0, 0, 0]);
+    };
+    if heap::global().contains(range.start as *const u8) {
+        return 0;
     }
+    // Only what lies between kept ranges concerns the kernel.
+    let gaps_done = if ledger::is_empty() {
+        plain(range)
+    } else {
+        ledger::open().gaps(&range).all(plain)
+    };
+    if gaps_done { 0 } else { -1 }
 }
 
 /// mlockall(2). Now: the program break's heap becomes secret, everything else is locked where it
@@ -209,12 +220,14 @@ fn next_to_lock(from: usize) -> Result<Option<(Range<usize>, bool)>, Errno> {
     Ok(next)
 }
 
-/// Reservations, secret memory, and what the kernel itself maps.
+/// Reservations, secret memory, the heap's own notes (no secrets, and much address space), and
+/// what the kernel itself maps.
 fn skip(mapping: &Mapping<'_>) -> bool {
     mapping.access == 0
         || mapping.is_secretmem()
         || mapping.name.starts_with(b"[v")
         || heap::global().contains(mapping.start as *const u8)
+        || heap::global().is_metadata(mapping.start as *const u8)
 }
 
 /// munlockall(2).

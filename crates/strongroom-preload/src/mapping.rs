@@ -1,8 +1,8 @@
 //! mmap, munmap, mprotect, madvise, mremap: on ranges that are kept, they do what the program
 //! expects of ordinary memory; on all others they are the system calls.
 
-use crate::locking;
 use crate::real::{returned, set_errno};
+use crate::{advice, locking};
 use core::ffi::{c_int, c_void};
 use core::ops::Range;
 use strongroom::heap;
@@ -86,6 +86,7 @@ fn map(
         offset as usize,
     ];
     let mapped = call(libc::SYS_mmap, arguments)?;
+    advice::note(&(mapped..mapped + len), None);
     if conceal && access != libc::PROT_NONE {
         let range = mapped..mapped + page_ceil(len).ok_or(Errno::INVAL)?;
         // SAFETY: mapped just now, for the program.
@@ -171,6 +172,10 @@ fn wipe_kept(entries: &[Entry], range: &Range<usize>) {
 /// As the system call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn munmap(start: *mut c_void, len: usize) -> c_int {
+    advice::note(
+        &(start as usize..(start as usize).saturating_add(len)),
+        None,
+    );
     let result = match kept(start as usize, len) {
         Some(range) if len > 0 => forget(&range),
         _ => Ok(()),
@@ -252,7 +257,14 @@ pub unsafe extern "C" fn madvise(start: *mut c_void, len: usize, advice: c_int) 
     }
     let plain = |range: Range<usize>| {
         let arguments = [range.start, range.len(), advice as usize, 0, 0, 0];
-        call(libc::SYS_madvise, arguments).map(drop)
+        call(libc::SYS_madvise, arguments)?;
+        match advice {
+            libc::MADV_WIPEONFORK => advice::note(&range, Some(Child::Zeros)),
+            libc::MADV_DONTFORK => advice::note(&range, Some(Child::Nothing)),
+            libc::MADV_KEEPONFORK | libc::MADV_DOFORK => advice::note(&range, None),
+            _ => {}
+        }
+        Ok(())
     };
     let result = match kept(start as usize, len) {
         Some(range) => advise(&range, advice, plain),
@@ -277,9 +289,31 @@ fn advise_heap(range: &Range<usize>, advice: c_int) -> Result<(), Errno> {
             wipe_kept(&[whole], range);
             Ok(())
         }
-        libc::MADV_WIPEONFORK | libc::MADV_DONTFORK | libc::MADV_REMOVE => Err(Errno::INVAL),
-        _ => Ok(()),
+        libc::MADV_DODUMP | libc::MADV_DONTDUMP => Ok(()),
+        libc::MADV_KEEPONFORK | libc::MADV_DOFORK => Ok(()),
+        advice if is_hint(advice) => Ok(()),
+        _ => Err(Errno::INVAL),
     }
+}
+
+/// Whether the advice is about speed alone.
+fn is_hint(advice: c_int) -> bool {
+    matches!(
+        advice,
+        libc::MADV_NORMAL
+            | libc::MADV_RANDOM
+            | libc::MADV_SEQUENTIAL
+            | libc::MADV_WILLNEED
+            | libc::MADV_HUGEPAGE
+            | libc::MADV_NOHUGEPAGE
+            | libc::MADV_MERGEABLE
+            | libc::MADV_UNMERGEABLE
+            | libc::MADV_COLD
+            | libc::MADV_PAGEOUT
+            | libc::MADV_POPULATE_READ
+            | libc::MADV_POPULATE_WRITE
+            | libc::MADV_COLLAPSE
+    )
 }
 
 /// posix_madvise(3). Its POSIX_MADV_DONTNEED is a hint, as in glibc.
@@ -297,15 +331,30 @@ pub extern "C" fn posix_madvise(start: *mut c_void, len: usize, advice: c_int) -
     }
 }
 
+/// Calls `plain` with each part of the range that is not kept, the ledger unlocked meanwhile.
+pub(crate) fn each_gap(
+    range: &Range<usize>,
+    plain: impl Fn(Range<usize>) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let mut at = range.start;
+    while at < range.end {
+        let gap = ledger::open().gaps(&(at..range.end)).next();
+        let Some(gap) = gap else { break };
+        at = gap.end;
+        plain(gap)?;
+    }
+    Ok(())
+}
+
 /// What advice means for kept memory: contents and forks as asked, exposure never.
 fn advise(
     range: &Range<usize>,
     advice: c_int,
     plain: impl Fn(Range<usize>) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
-    let mut ledger = ledger::open();
     // What lies between kept ranges is ordinary memory.
-    ledger.gaps(range).try_for_each(plain)?;
+    each_gap(range, plain)?;
+    let mut ledger = ledger::open();
     let policy = crate::start::started().map_or(Child::Copy, |s| s.config.fork.child());
     let mut child = |child: Child| {
         ledger
@@ -327,9 +376,9 @@ fn advise(
         libc::MADV_DONTFORK => child(Child::Nothing),
         // Never into a core dump, whatever is asked; locked memory takes this as given.
         libc::MADV_DODUMP | libc::MADV_DONTDUMP => Ok(()),
-        libc::MADV_REMOVE => Err(Errno::INVAL),
-        // The rest are hints about speed.
-        _ => Ok(()),
+        advice if is_hint(advice) => Ok(()),
+        // MADV_REMOVE is for shared memory; the rest is unknown, or takes pages from their owner.
+        _ => Err(Errno::INVAL),
     }
 }
 

@@ -24,6 +24,7 @@ pub mod signals;
 pub mod syscall_trap;
 pub mod thread_slot;
 pub mod trace;
+pub mod userfaultfd;
 pub mod wait;
 
 pub use rustix::io::Errno;

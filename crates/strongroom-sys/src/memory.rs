@@ -94,6 +94,23 @@ pub unsafe fn move_over(from: *mut u8, len: usize, to: *mut u8) -> Result<(), Er
     Ok(())
 }
 
+/// Moves the pages of a private anonymous mapping elsewhere and leaves the mapping, empty
+/// (MREMAP_DONTUNMAP, Linux 5.7). Returns where they are.
+///
+/// # Errors
+/// EINVAL for other memory, ENOMEM; nothing is moved then.
+///
+/// # Safety
+/// The range must be the caller's.
+pub unsafe fn move_away(start: *mut u8, len: usize) -> Result<*mut u8, Errno> {
+    let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP) as usize;
+    // With this flag the kernel reads the fifth argument, a hint, which rustix's mremap leaves unset.
+    let arguments = [start as usize, len, len, flags, 0, 0];
+    // SAFETY: the caller's promise.
+    let there = raw::check(unsafe { raw::syscall(libc::SYS_mremap as usize, arguments) })?;
+    Ok(there as *mut u8)
+}
+
 /// mprotect(2), with the PROT_ bits as the kernel numbers them.
 ///
 /// # Errors

@@ -64,6 +64,14 @@ pub fn id() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
+/// Whether this process has one thread: /proc/self/task has a directory for each.
+///
+/// # Errors
+/// Those of stat, without /proc.
+pub fn is_single_threaded() -> Result<bool, Errno> {
+    Ok(rustix::fs::stat(c"/proc/self/task")?.st_nlink == 3)
+}
+
 /// Writes to standard error, as much as it takes, and ignores failures: there is nobody else to tell.
 pub fn complain(text: &[u8]) {
     // SAFETY: descriptor 2 may be closed or anything else; write(2) then fails.

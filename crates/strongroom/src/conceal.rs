@@ -4,10 +4,11 @@ use crate::keeper::{Keeper, refusal};
 use crate::ledger::{self, Child, Entry, Holder, Ledger};
 use crate::wipe::wipe;
 use core::ops::Range;
+use std::os::fd::OwnedFd;
 use strongroom_core::Reason;
 use strongroom_sys::maps::{self, Mapping};
 use strongroom_sys::memory::{self, Advice, Place};
-use strongroom_sys::{Errno, PAGE};
+use strongroom_sys::{Errno, PAGE, process, userfaultfd};
 
 const READ: u32 = libc::PROT_READ as u32;
 const WRITE: u32 = libc::PROT_WRITE as u32;
@@ -67,8 +68,9 @@ fn kind(mapping: &Mapping<'_>, stack_pointer: usize) -> Kind {
 /// Conceals whole pages that this process has mapped: their contents move into `keeper`'s
 /// memory at the same addresses, and the old pages are wiped.
 ///
-/// Costs some 22 µs a page that holds anything. Another thread that writes to the range
-/// meanwhile may find its write lost, as it would with two unsynchronised writes.
+/// Costs some 22 µs a page that holds anything. Other threads that touch the range meanwhile
+/// wait until it is secret (userfaultfd); where that is not to be had, or the memory is a
+/// private file's, a write at that instant may be lost.
 ///
 /// # Errors
 /// Nothing of the mapping at which it failed is changed; mappings before it in the range
@@ -76,7 +78,7 @@ fn kind(mapping: &Mapping<'_>, stack_pointer: usize) -> Kind {
 ///
 /// # Safety
 /// The range must be page-aligned, and the caller must be entitled to lock it: no other
-/// thread may be unmapping or writing to it, and no device may hold it pinned.
+/// thread may be unmapping it, and no device may hold it pinned.
 pub unsafe fn conceal(
     range: Range<usize>,
     keeper: &'static dyn Keeper,
@@ -157,50 +159,106 @@ unsafe fn lock_in_place(part: &Range<usize>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Copies the range into new secret memory, wipes it and moves the new memory over it.
+/// Where the old contents are while they are copied.
+struct Source {
+    start: *mut u8,
+    /// Keeps other threads off the range whose pages were moved away.
+    hold: Option<OwnedFd>,
+}
+
+/// Takes the contents of a range out of other threads' reach, if there are any and it can be done.
+///
+/// # Safety
+/// The range must be one private mapping of the caller's.
+unsafe fn take_away(old: *mut u8, len: usize) -> Source {
+    let in_place = Source {
+        start: old,
+        hold: None,
+    };
+    if process::is_single_threaded().unwrap_or(false) {
+        return in_place;
+    }
+    let Ok(hold) = userfaultfd::hold(old, len) else {
+        return in_place;
+    };
+    // SAFETY: the caller's promise; who touches the range now waits.
+    match unsafe { memory::move_away(old, len) } {
+        Ok(start) => Source {
+            start,
+            hold: Some(hold),
+        },
+        Err(_) => in_place,
+    }
+}
+
+/// Copies the range into new secret memory, moves that over it, and wipes the old pages.
 ///
 /// # Safety
 /// The entry's range must be one private mapping of the caller's.
 unsafe fn replace(ledger: &mut Ledger, entry: Entry, keeper: &dyn Keeper) -> Result<(), Failure> {
     let (old, len) = (entry.start as *mut u8, entry.len());
+    let closed = entry.access != READ | WRITE;
     ledger.make_room(3)?;
-    // SAFETY: a new mapping; the old range is the caller's.
+    // SAFETY: `new` is a new mapping, `old` the caller's, and `source` one of the two places where
+    // its pages can be.
     unsafe {
         let new = keeper.map(Place::Anywhere, len)?;
+        let source = take_away(old, len);
+        let moved = source.hold.is_some();
         let undo = |errno, call| {
-            let _ = memory::unmap(new, len);
+            if moved {
+                let _ = memory::move_over(source.start, len, old);
+            }
             let _ = memory::protect(old, len, entry.access);
+            let _ = memory::unmap(new, len);
             Failure::Refused(refusal(call, errno, len))
         };
-        if entry.access & (READ | WRITE) != READ | WRITE {
-            memory::protect(old, len, READ | WRITE).map_err(|errno| undo(errno, "mprotect"))?;
-        }
-        if entry.access != READ | WRITE {
-            memory::protect(new, len, READ | WRITE).map_err(|errno| undo(errno, "mprotect"))?;
+        if closed {
+            memory::protect(source.start, len, READ | WRITE).map_err(|e| undo(e, "mprotect"))?;
         }
         for page in (0..len).step_by(PAGE) {
             // An untouched page stays one: making it secret would cost a page for nothing.
-            if !is_zero(old.add(page)) {
-                core::ptr::copy_nonoverlapping(old.add(page), new.add(page), PAGE);
+            if !is_zero(source.start.add(page)) {
+                core::ptr::copy_nonoverlapping(source.start.add(page), new.add(page), PAGE);
             }
         }
-        if entry.access != READ | WRITE {
-            memory::protect(new, len, entry.access).map_err(|errno| undo(errno, "mprotect"))?;
+        if closed {
+            memory::protect(new, len, entry.access).map_err(|e| undo(e, "mprotect"))?;
         }
-        for page in (0..len).step_by(PAGE) {
-            if !is_zero(old.add(page)) {
-                wipe(old.add(page), PAGE);
-            }
+        if !moved {
+            wipe_pages(old, len);
         }
         if let Err(errno) = memory::move_over(new, len, old) {
-            // The contents are in the new mapping: bring them back before giving up.
-            let _ = memory::protect(new, len, READ);
-            core::ptr::copy_nonoverlapping(new, old, len);
+            if !moved {
+                // The contents are in the new mapping alone: bring them back before giving up.
+                let _ = memory::protect(new, len, READ | WRITE);
+                core::ptr::copy_nonoverlapping(new, old, len);
+            }
             return Err(undo(errno, "mremap"));
+        }
+        drop(source.hold);
+        if moved {
+            wipe_pages(source.start, len);
+            let _ = memory::unmap(source.start, len);
         }
     }
     ledger.insert(entry)?;
     Ok(())
+}
+
+/// Zeroes the pages that hold anything.
+///
+/// # Safety
+/// The range must be readable, writable and nobody else's.
+unsafe fn wipe_pages(start: *mut u8, len: usize) {
+    for page in (0..len).step_by(PAGE) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if !is_zero(start.add(page)) {
+                wipe(start.add(page), PAGE);
+            }
+        }
+    }
 }
 
 /// Whether a page holds nothing but zeros.

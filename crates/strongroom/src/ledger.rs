@@ -62,20 +62,27 @@ impl Entry {
     }
 }
 
+impl Default for Ledger {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// The ranges, sorted, in a mapping that grows.
 pub struct Ledger {
     table: *mut Entry,
     len: usize,
     capacity: usize,
+    /// Whether this is the process's ledger, whose length [`is_empty`] tells.
+    published: bool,
 }
 
 // SAFETY: the table is a mapping, which belongs to no thread; the mutex guards it.
 unsafe impl Send for Ledger {}
 
 static LEDGER: Mutex<Ledger> = Mutex::new(Ledger {
-    table: core::ptr::null_mut(),
-    len: 0,
-    capacity: 0,
+    published: true,
+    ..Ledger::new()
 });
 static LEN: AtomicUsize = AtomicUsize::new(0);
 
@@ -92,6 +99,16 @@ pub fn is_empty() -> bool {
 }
 
 impl Ledger {
+    /// An empty one, of its owner's alone.
+    pub const fn new() -> Self {
+        Self {
+            table: core::ptr::null_mut(),
+            len: 0,
+            capacity: 0,
+            published: false,
+        }
+    }
+
     /// The ranges, in address order.
     pub fn entries(&self) -> &[Entry] {
         if self.len == 0 {
@@ -218,7 +235,9 @@ impl Ledger {
 
     fn set_len(&mut self, len: usize) {
         self.len = len;
-        LEN.store(len, Ordering::Relaxed);
+        if self.published {
+            LEN.store(len, Ordering::Relaxed);
+        }
     }
 
     /// Adds a range, in place of whatever the ledger had there.
@@ -315,11 +334,7 @@ mod tests {
 
     #[test]
     fn cuts_split_and_updates_stay_inside() {
-        let mut ledger = Ledger {
-            table: core::ptr::null_mut(),
-            len: 0,
-            capacity: 0,
-        };
+        let mut ledger = Ledger::new();
         ledger.insert(entry(100, 200)).unwrap();
         ledger.insert(entry(10, 20)).unwrap();
         ledger.insert(entry(200, 300)).unwrap();
@@ -354,11 +369,7 @@ mod tests {
 
     #[test]
     fn gaps_are_what_lies_between() {
-        let mut ledger = Ledger {
-            table: core::ptr::null_mut(),
-            len: 0,
-            capacity: 0,
-        };
+        let mut ledger = Ledger::new();
         ledger.insert(entry(10, 20)).unwrap();
         ledger.insert(entry(30, 40)).unwrap();
         let gaps = |range: Range<usize>| ledger.gaps(&range).collect::<Vec<_>>();
@@ -370,11 +381,7 @@ mod tests {
 
     #[test]
     fn what_was_unmapped_behind_its_back_is_dropped() {
-        let mut ledger = Ledger {
-            table: core::ptr::null_mut(),
-            len: 0,
-            capacity: 0,
-        };
+        let mut ledger = Ledger::new();
         let len = 4 * PAGE;
         // SAFETY: new mappings of this test's own.
         let start = unsafe { crate::keeper::LOCKED.map(Place::Anywhere, len) }.unwrap() as usize;

@@ -1,6 +1,6 @@
 //! TLS handshakes of `openssl s_server`.
 
-use super::process::{Service, number, output, processor_time, wait_for};
+use super::process::{Service, must_be_protected, number, output, processor_time, wait_for};
 use super::report::Group;
 use super::samples::Side;
 use super::{Bench, Result, served};
@@ -10,8 +10,8 @@ use std::process::Command;
 
 const METHOD: &str = "\
 A plain and a protected `openssl s_server` serve at the same time. `xtask/bench-programs/handshake.c`, unprotected, makes full TLS 1.3 \
-handshakes with each in turns over loopback; a handshake is from `connect` until the server has closed, and *processor* is \
-what the server itself used.";
+handshakes with each in turns over loopback; a handshake is from `connect` until the server has closed. Time is the median \
+by the clock; *processor* is the mean of what the server itself used.";
 
 const HANDSHAKES: u32 = 150;
 
@@ -46,6 +46,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
             Server::start(bench.workshop.plain("openssl"), &certificate)?,
             Server::start(bench.workshop.protected("openssl"), &certificate)?,
         ];
+        must_be_protected(servers[1].service.pid())?;
         let sides = servers
             .each_ref()
             .map(|server| -> Side<'_, _> { Box::new(|| turn(&client, server)) });

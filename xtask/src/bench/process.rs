@@ -54,7 +54,6 @@ impl Service {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
             .spawn()
             .map(Self)
             .map_err(|error| format!("{command:?}: {error}").into())
@@ -114,6 +113,16 @@ pub(super) fn processor_time(pid: u32) -> Result<f64> {
         return Err(format!("the processor time of process {pid}: {error}").into());
     }
     Ok(time.tv_sec as f64 * 1e9 + time.tv_nsec as f64)
+}
+
+/// An error where a process has no secret memory: its figures would be another's.
+pub(super) fn must_be_protected(pid: u32) -> Result<()> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    if maps.contains("/secretmem") {
+        Ok(())
+    } else {
+        Err(format!("process {pid} has no secret memory").into())
+    }
 }
 
 /// Copies a directory and what is in it, sockets left out.

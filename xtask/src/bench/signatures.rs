@@ -3,9 +3,11 @@
 //! Both of a kind serve at once, one plain and one protected, and answer requests on one
 //! connection each: what is measured is the agent's work and the way there and back.
 
-use super::process::{Daemon, Service, copy_directory, output, processor_time, wait_for};
+use super::process::{
+    Daemon, Service, copy_directory, must_be_protected, output, processor_time, wait_for,
+};
 use super::report::{Group, Row};
-use super::samples::Side;
+use super::samples::{Samples, Side};
 use super::{Bench, Result, served};
 use std::ffi::OsStr;
 use std::fs;
@@ -17,8 +19,8 @@ use std::time::{Duration, Instant};
 
 const METHOD: &str = "\
 A plain and a protected agent serve at the same time. A client of their protocols (`xtask/src/bench/signatures.rs`) keeps one \
-connection to each and asks for one signature after another, in turns of a quarter of a second; time is by the clock, and \
-*processor* is what the agent itself used. `gpg --sign` is the whole command, unprotected, with the agent behind it.";
+connection to each and asks for one signature after another, in turns of a quarter of a second. Time is the \
+median by the clock; *processor* is the mean of what the agent itself used. `gpg --sign` is the whole command, unprotected, with the agent behind it.";
 
 const TURN: Duration = Duration::from_millis(250);
 
@@ -53,16 +55,18 @@ fn compare(
     Ok(())
 }
 
-/// Milliseconds a signature: by the clock, and of the agent's processor time.
+/// Milliseconds a signature: by the clock, the median, as other work interrupts some; and of the
+/// agent's processor time, the mean.
 fn turn(signer: &mut impl Signer) -> Result<[f64; 2]> {
-    let (start, used) = (Instant::now(), processor_time(signer.pid())?);
-    let mut count = 0.0;
-    while start.elapsed() < TURN {
+    let (begin, used) = (Instant::now(), processor_time(signer.pid())?);
+    let mut times = Samples::default();
+    while begin.elapsed() < TURN {
+        let start = Instant::now();
         signer.sign()?;
-        count += 1.0;
+        times.0.push(start.elapsed().as_secs_f64() * 1e3);
     }
-    let (clock, used) = (start.elapsed(), processor_time(signer.pid())? - used);
-    Ok([clock.as_secs_f64() * 1e3 / count, used / 1e6 / count])
+    let used = processor_time(signer.pid())? - used;
+    Ok([times.median(), used / 1e6 / times.0.len() as f64])
 }
 
 // --- gpg-agent
@@ -85,6 +89,7 @@ fn gpg(bench: &Bench, rows: &mut Vec<Row>) -> Result<()> {
     let second = workshop.path().join("gpg-protected");
     copy_directory(&first, &second)?;
     let protected = GpgAgent::start(workshop.protected("gpg-agent"), &second)?;
+    must_be_protected(protected.daemon.pid())?;
     for kind in ["rsa3072", "ed25519"] {
         let grip = keygrip(&first, kind)?;
         compare(
@@ -272,6 +277,7 @@ fn ssh(bench: &Bench, rows: &mut Vec<Row>) -> Result<()> {
         };
         let plain = start(workshop.plain(&program), "plain")?;
         let protected = start(workshop.protected(&program), "protected")?;
+        must_be_protected(protected.pid())?;
         compare(bench, what, rows, [plain, protected])?;
     }
     Ok(())

@@ -142,6 +142,11 @@ impl Metadata {
         Ok(())
     }
 
+    /// Whether the address lies in one of the arrays.
+    pub(super) fn contains(&self, address: *const u8) -> bool {
+        (address as usize).wrapping_sub(self.start as usize) < self.len
+    }
+
     /// Unmaps everything.
     ///
     /// # Safety

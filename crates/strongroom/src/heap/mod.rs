@@ -212,6 +212,12 @@ impl Heap {
             .is_some_and(|inner| inner.offset(address) < inner.len)
     }
 
+    /// Whether the address lies in what the heap knows of its blocks: no secret, not locked.
+    pub fn is_metadata(&self, address: *const u8) -> bool {
+        self.started()
+            .is_some_and(|inner| inner.metadata.contains(address))
+    }
+
     /// Wipes a block and takes it back.
     ///
     /// A pointer that starts no block in use ends the process with a message: going on
