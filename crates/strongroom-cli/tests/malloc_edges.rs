@@ -1,7 +1,12 @@
 //! Every edge of the exported allocation functions that the C standard and POSIX name:
 //! the same protected as with glibc's own.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
 
 mod support;
 
@@ -73,7 +78,13 @@ fn staged(case: &str, who: Who, how: How, mut look: impl FnMut(usize, &str, i32,
     let mut session = room.session(room.command(program).arg(case).arg(file));
     let mut stages = 0;
     while let Some(stage) = session.any_stage() {
-        look(stages, &stage.name, stage.pid, stage.address, secret.as_bytes());
+        look(
+            stages,
+            &stage.name,
+            stage.pid,
+            stage.address,
+            secret.as_bytes(),
+        );
         stages += 1;
         session.go();
     }
@@ -89,11 +100,16 @@ fn what_libc_allocates_is_secret_too() {
         staged("family", who, How::Plain, |_, _, pid, _, secret| {
             support::assert_leaks(pid, "the text", secret);
         });
-        staged("family", who, How::HEAP, |number, _, pid, address, secret| {
-            let mapping = Outside::of(pid).mapping_at(address);
-            assert!(mapping.is_secret(), "copy {number} is in {mapping:x?}");
-            assert_eq!(Inside::of(pid).bytes(address, secret.len()), secret);
-        });
+        staged(
+            "family",
+            who,
+            How::HEAP,
+            |number, _, pid, address, secret| {
+                let mapping = Outside::of(pid).mapping_at(address);
+                assert!(mapping.is_secret(), "copy {number} is in {mapping:x?}");
+                assert_eq!(Inside::of(pid).bytes(address, secret.len()), secret);
+            },
+        );
     }
 }
 
@@ -132,10 +148,14 @@ fn ends(case: &str) {
             let room = Room::new(who, how);
             let program = room.program("edges.c", &["-Wno-alloc-size-larger-than"]);
             let end = room.run(room.command(program).arg(case));
-            let is_abort = end.status == "signal 6" && end.stdout.is_empty() && !end.stderr.is_empty();
+            let is_abort =
+                end.status == "signal 6" && end.stdout.is_empty() && !end.stderr.is_empty();
             // An unmapped header may fault first, in glibc.
             let is_fault = how == How::Plain && end.status == "signal 11";
-            assert!(is_abort || is_fault, "{case} as {who:?} with {how:?}: {end}");
+            assert!(
+                is_abort || is_fault,
+                "{case} as {who:?} with {how:?}: {end}"
+            );
         }
     }
 }

@@ -1,7 +1,12 @@
 //! Millions of allocations of every kind, size and alignment by several threads that
 //! free each other's blocks and fork in the middle; every block is checked.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
 
 mod support;
 
@@ -10,10 +15,16 @@ use support::{How, Room, Who, need};
 fn torture(who: Who, how: How, threads: &str, operations: &str, live: &str, seed: &str) {
     let room = Room::new(who, how);
     let program = room.program("torture.c", &[]);
-    let end = room.succeed(room.command(program).args([threads, operations, live, seed]));
+    let end = room.succeed(
+        room.command(program)
+            .args([threads, operations, live, seed]),
+    );
     let expected = format!("{threads} threads, {operations} operations, ");
     assert!(end.stdout.starts_with(&expected), "{end}");
-    assert!(end.stdout.ends_with("forks, many blocks\nrefused 0\n"), "{end}");
+    assert!(
+        end.stdout.ends_with("forks, many blocks\nrefused 0\n"),
+        "{end}"
+    );
     assert_eq!(end.stderr, "", "{end}");
 }
 

@@ -2,7 +2,12 @@
 //! malloc; one line on stderr says why and what to do; and nothing unprotected is given
 //! in secret.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
 
 mod support;
 
@@ -17,7 +22,9 @@ fn exhaust(memlock: u64, size: u64, how: How) -> (u64, Transcript) {
     let program = room.program("exhaust.c", &[]);
     let most = (64 << 20) / size;
     let mut session = room.session(
-        room.command(program).args([size.to_string(), most.to_string()]).arg(file),
+        room.command(program)
+            .args([size.to_string(), most.to_string()])
+            .arg(file),
     );
     while let Some(stage) = session.any_stage() {
         if how.is_protected() && support::is_root() {
@@ -31,7 +38,11 @@ fn exhaust(memlock: u64, size: u64, how: How) -> (u64, Transcript) {
     let end = session.finish();
     assert_eq!(end.status, "exit 0", "{size} in {memlock}, {how:?}: {end}");
     let (first, second) = end.stdout.split_once('\n').unwrap();
-    let expected = if how.is_protected() { "refused: Cannot allocate memory" } else { "enough: Success" };
+    let expected = if how.is_protected() {
+        "refused: Cannot allocate memory"
+    } else {
+        "enough: Success"
+    };
     assert_eq!(first, expected, "{size} in {memlock}, {how:?}: {end}");
     let count = second.split(' ').next().unwrap().parse().unwrap();
     (count, end)
@@ -44,8 +55,14 @@ fn refused(memlock: u64, size: u64) {
     assert_eq!(plain.stderr, "");
     let (count, end) = exhaust(memlock, size, How::HEAP);
     // No more than the limit, and no less than half of it.
-    assert!(count * size <= memlock, "{count} blocks of {size} bytes within {memlock}?");
-    assert!(count * size >= memlock / 2, "only {count} blocks of {size} bytes within {memlock}");
+    assert!(
+        count * size <= memlock,
+        "{count} blocks of {size} bytes within {memlock}?"
+    );
+    assert!(
+        count * size >= memlock / 2,
+        "only {count} blocks of {size} bytes within {memlock}"
+    );
     assert_eq!(end.stderr.lines().count(), 1, "one line on stderr: {end}");
     assert!(end.stderr.starts_with("strongroom: "), "{end}");
     for word in [

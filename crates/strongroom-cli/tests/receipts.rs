@@ -1,6 +1,11 @@
 //! Receipts: a line of JSON for each protected process, in the end.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
 
 mod support;
 
@@ -16,12 +21,18 @@ fn parse(text: &str) -> Vec<Value> {
 }
 
 fn number(receipt: &Value, field: &str) -> u64 {
-    receipt[field].as_u64().unwrap_or_else(|| panic!("{field} in {receipt}"))
+    receipt[field]
+        .as_u64()
+        .unwrap_or_else(|| panic!("{field} in {receipt}"))
 }
 
 fn names(receipt: &Value, field: &str) -> Vec<String> {
-    let list = receipt[field].as_array().unwrap_or_else(|| panic!("{field} in {receipt}"));
-    list.iter().map(|name| name.as_str().unwrap().to_owned()).collect()
+    let list = receipt[field]
+        .as_array()
+        .unwrap_or_else(|| panic!("{field} in {receipt}"));
+    list.iter()
+        .map(|name| name.as_str().unwrap().to_owned())
+        .collect()
 }
 
 const HIDDEN: [&str; 8] = [
@@ -43,9 +54,16 @@ fn check(receipt: &Value, scope: &str) {
     assert_eq!(receipt["level"], "hidden", "{receipt}");
     let held = names(receipt, "held");
     for protection in HIDDEN {
-        assert!(held.iter().any(|h| h == protection), "{protection} in {receipt}");
+        assert!(
+            held.iter().any(|h| h == protection),
+            "{protection} in {receipt}"
+        );
     }
-    assert_eq!(receipt["missing"].as_object().map(|m| m.len()), Some(0), "{receipt}");
+    assert_eq!(
+        receipt["missing"].as_object().map(|m| m.len()),
+        Some(0),
+        "{receipt}"
+    );
     for count in ["bytes", "chunks", "forks_copied"] {
         number(receipt, count);
     }
@@ -73,7 +91,9 @@ fn one_for_each_process() {
             .map(|receipt| {
                 check(receipt, "heap");
                 let pid = number(receipt, "pid");
-                let name = *processes.get(&pid).unwrap_or_else(|| panic!("whose is {receipt}?"));
+                let name = *processes
+                    .get(&pid)
+                    .unwrap_or_else(|| panic!("whose is {receipt}?"));
                 assert_eq!(names(receipt, "command")[0], program.to_str().unwrap());
                 let forks = match name {
                     "main" => 4,
@@ -87,7 +107,9 @@ fn one_for_each_process() {
             })
             .collect();
         seen.sort_unstable();
-        let expected = ["_exits", "execed", "exits", "inner", "main", "outer", "vforked"];
+        let expected = [
+            "_exits", "execed", "exits", "inner", "main", "outer", "vforked",
+        ];
         assert_eq!(seen, expected, "as {who:?}");
     }
 }
@@ -112,10 +134,16 @@ fn on_standard_output() {
 fn many_at_once() {
     need!(secretmem);
     let room = Room::new(Who::User, How::Run(&["--receipt", "lines"]));
-    let script = "for i in 1 2 3 4 5 6 7 8 9 10; do (for j in 1 2 3; do /bin/true; done) & done; wait";
+    let script =
+        "for i in 1 2 3 4 5 6 7 8 9 10; do (for j in 1 2 3; do /bin/true; done) & done; wait";
     room.succeed(room.command("/bin/sh").args(["-c", script]));
     let receipts = parse(&std::fs::read_to_string(room.path().join("lines")).unwrap());
-    let of = |name: &str| receipts.iter().filter(|r| names(r, "command")[0] == name).count();
+    let of = |name: &str| {
+        receipts
+            .iter()
+            .filter(|r| names(r, "command")[0] == name)
+            .count()
+    };
     // The shell, its ten children, and thirty programs; dash may exec the last of each.
     assert_eq!(of("/bin/true"), 30);
     assert!((1..=11).contains(&of("/bin/sh")), "{}", of("/bin/sh"));
@@ -128,7 +156,10 @@ fn many_at_once() {
 #[test]
 fn what_is_missing_has_a_reason() {
     need!(secretmem);
-    let room = Room::new(Who::User, How::Run(&["--scope", "locked", "--receipt", "lines"]));
+    let room = Room::new(
+        Who::User,
+        How::Run(&["--scope", "locked", "--receipt", "lines"]),
+    );
     let secret = room.file("secret", [b's'; 64]);
     let program = room.program("locked.c", &[]);
     room.succeed(room.command(program).arg("stack").arg(secret));
@@ -137,7 +168,11 @@ fn what_is_missing_has_a_reason() {
     assert_eq!(receipts[0]["level"], "locked");
     let missing = receipts[0]["missing"].as_object().unwrap();
     for protection in ["NoPeek", "NoPin", "NoDirectMap"] {
-        assert_eq!(missing[protection]["reason"], "not-concealable", "{}", receipts[0]);
+        assert_eq!(
+            missing[protection]["reason"], "not-concealable",
+            "{}",
+            receipts[0]
+        );
         assert!(!missing[protection]["cause"].as_str().unwrap().is_empty());
     }
 }
@@ -150,7 +185,10 @@ fn dumpable_is_said() {
     let end = room.succeed(&mut room.command("/bin/true"));
     let receipts = parse(&end.stdout);
     assert_eq!(receipts.len(), 1);
-    assert_eq!(receipts[0]["missing"]["NoInject"]["reason"], "dumpable", "{end}");
+    assert_eq!(
+        receipts[0]["missing"]["NoInject"]["reason"], "dumpable",
+        "{end}"
+    );
     assert!(!names(&receipts[0], "held").contains(&"NoInject".to_owned()));
 }
 
@@ -160,6 +198,9 @@ fn silence() {
     for &who in WHO() {
         let room = Room::new(who, How::HEAP);
         let end = room.succeed(room.command("/bin/echo").arg("it speaks"));
-        assert_eq!((end.stdout.as_str(), end.stderr.as_str()), ("it speaks\n", ""));
+        assert_eq!(
+            (end.stdout.as_str(), end.stderr.as_str()),
+            ("it speaks\n", "")
+        );
     }
 }

@@ -30,3 +30,26 @@ pub fn number_in(path: &core::ffi::CStr) -> Result<u64, Errno> {
         .and_then(|text| text.trim().parse().ok())
         .ok_or(Errno::INVAL)
 }
+
+/// Calls `open`, and where the process has used up its descriptors (EMFILE), once more with the
+/// soft limit lifted for that moment, as far as the hard one allows.
+///
+/// # Errors
+/// Those of `open`.
+pub fn with_one_more_descriptor<T>(open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+    let result = open();
+    if !matches!(result, Err(Errno::MFILE)) {
+        return result;
+    }
+    let before = get(Resource::Nofile);
+    let lifted = before.current.map(|soft| soft.saturating_add(64));
+    let current = match (lifted, before.maximum) {
+        (Some(lifted), Some(hard)) => Some(lifted.min(hard)),
+        (lifted, _) => lifted,
+    };
+    set(Resource::Nofile, Rlimit { current, ..before })?;
+    let result = open();
+    // Back to a lower soft limit: that is always allowed.
+    set(Resource::Nofile, before)?;
+    result
+}

@@ -39,11 +39,9 @@ impl Mapping<'_> {
 /// # Errors
 /// Those of open and read; EINVAL for a line that is not understood.
 pub fn each(mut visit: impl FnMut(&Mapping<'_>) -> bool) -> Result<(), Errno> {
-    let file = rustix::fs::open(
-        c"/proc/self/maps",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let open = || rustix::fs::open(c"/proc/self/maps", flags, Mode::empty());
+    let file = crate::limits::with_one_more_descriptor(open)?;
     // A line is at most a path of 4096 bytes, each escaped to four, and its fields.
     let mut buffer = [0u8; 20 * 1024];
     let mut filled = 0;

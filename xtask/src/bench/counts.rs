@@ -37,7 +37,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
                 unit: "",
                 theirs,
                 ours,
-                target: Target::None,
+                target: Target::Difference,
             });
         }
     };

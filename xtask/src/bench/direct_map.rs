@@ -53,7 +53,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
                 unit: "KiB",
                 theirs: growth(&theirs),
                 ours: growth(&ours),
-                target: Target::None,
+                target: Target::Difference,
             },
         ],
         notes: vec![format!(

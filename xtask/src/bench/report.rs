@@ -36,6 +36,8 @@ pub(super) struct Row {
 pub(super) enum Target {
     /// Nothing promised: the ratio is for information.
     None,
+    /// Nothing promised: the difference is for information.
+    Difference,
     /// At most so many times theirs.
     Times(f64),
     /// At least so many times faster.
@@ -54,7 +56,9 @@ impl Row {
         match self.target {
             Target::None | Target::Times(_) => self.ours.with(&self.theirs, |ours, t| ours / t),
             Target::Faster(_) => self.ours.with(&self.theirs, |ours, theirs| theirs / ours),
-            Target::More(_) => self.ours.with(&self.theirs, |ours, theirs| ours - theirs),
+            Target::More(_) | Target::Difference => {
+                self.ours.with(&self.theirs, |ours, theirs| ours - theirs)
+            }
             Target::AtLeast(_) | Target::AtMost(_) => self.ours.clone(),
         }
     }
@@ -63,7 +67,7 @@ impl Row {
     fn met(&self) -> Option<bool> {
         let value = self.compared().median();
         match self.target {
-            Target::None => None,
+            Target::None | Target::Difference => None,
             Target::Times(most) | Target::More(most) | Target::AtMost(most) => Some(value <= most),
             Target::Faster(least) | Target::AtLeast(least) => Some(value >= least),
         }
@@ -81,10 +85,8 @@ impl Row {
                 format!("{}× faster", number(value)),
                 format!("≥ {}× faster", number(least)),
             ),
-            Target::More(most) => (
-                format!("+{} ± {} {unit}", number(value), number(off)),
-                format!("≤ +{most} {unit}"),
-            ),
+            Target::Difference => (difference(value, off, unit), String::new()),
+            Target::More(most) => (difference(value, off, unit), format!("≤ +{most} {unit}")),
             Target::AtLeast(least) => (number(value), format!("≥ {}", number(least))),
             Target::AtMost(most) => (number(value), format!("≤ {}", number(most))),
         };
@@ -119,6 +121,12 @@ fn times(value: f64, off: f64) -> String {
     format!("{value:.3}× ± {off:.3}")
 }
 
+fn difference(value: f64, off: f64, unit: &str) -> String {
+    format!("{value:+.2} ± {off:.2} {unit}")
+        .trim_end()
+        .to_owned()
+}
+
 fn with_unit(value: f64, unit: &str) -> String {
     format!("{} {unit}", number(value)).trim_end().to_owned()
 }
@@ -126,6 +134,9 @@ fn with_unit(value: f64, unit: &str) -> String {
 /// Three digits that count, or all of a larger number's, in groups of three.
 fn number(value: f64) -> String {
     let size = value.abs();
+    if size < 0.0005 {
+        return "0".to_owned();
+    }
     if size < 1000.0 {
         let digits = match size {
             _ if value.fract() == 0.0 => 0,
@@ -302,5 +313,6 @@ mod tests {
         assert_eq!(number(1234567.8), "1,234,568");
         assert_eq!(number(22840.0), "22,840");
         assert_eq!(number(0.0), "0");
+        assert_eq!(number(-0.000_01), "0");
     }
 }

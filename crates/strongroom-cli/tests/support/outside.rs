@@ -94,6 +94,23 @@ impl Outside {
             .unwrap_or_else(|| panic!("process {} has nothing mapped at {address:#x}", self.pid))
     }
 
+    /// The kernel's flags (`VmFlags` of smaps) for the mapping that holds an address.
+    #[track_caller]
+    pub(crate) fn flags_at(&self, address: u64) -> Vec<String> {
+        let text = std::fs::read(format!("/proc/{}/smaps", self.pid)).expect("/proc/PID/smaps");
+        let mut here = false;
+        for line in String::from_utf8_lossy(&text).lines() {
+            if let Some(flags) = line.strip_prefix("VmFlags:") {
+                if here {
+                    return flags.split_whitespace().map(str::to_owned).collect();
+                }
+            } else if let Some(mapping) = Mapping::parse(line) {
+                here = mapping.contains(address);
+            }
+        }
+        panic!("process {} has nothing mapped at {address:#x}", self.pid);
+    }
+
     /// A field of /proc/PID/status in its own unit, such as `VmRSS` in KiB.
     pub(crate) fn status(&self, field: &str) -> Option<u64> {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;

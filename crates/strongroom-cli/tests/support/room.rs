@@ -61,6 +61,7 @@ pub(crate) struct Room {
     who: Who,
     how: How,
     memlock: Option<u64>,
+    without_secret_memory: bool,
     environment: Vec<(String, String)>,
 }
 
@@ -78,6 +79,7 @@ impl Room {
             who,
             how,
             memlock: None,
+            without_secret_memory: false,
             environment: Vec::new(),
         }
     }
@@ -101,6 +103,12 @@ impl Room {
     /// Sets RLIMIT_MEMLOCK, soft and hard.
     pub(crate) fn with_memlock(mut self, bytes: u64) -> Self {
         self.memlock = Some(bytes);
+        self
+    }
+
+    /// Has the kernel answer ENOSYS to memfd_secret, as one does that has none.
+    pub(crate) fn without_secret_memory(mut self) -> Self {
+        self.without_secret_memory = true;
         self
     }
 
@@ -206,6 +214,10 @@ impl Room {
                 );
             }
         }
+        if self.without_secret_memory {
+            // SAFETY: it makes two system calls and allocates nothing.
+            unsafe { command.pre_exec(deny_secret_memory) };
+        }
         command
     }
 
@@ -288,6 +300,53 @@ pub(crate) fn same_as_plain<T: PartialEq + std::fmt::Debug>(
             plain == protected,
             "as {who:?} with {options:?}, what came out differs\n=== plain\n{plain:#?}\n=== protected\n{protected:#?}"
         );
+    }
+}
+
+/// Lets memfd_secret fail with ENOSYS, in this process and what becomes of it.
+fn deny_secret_memory() -> std::io::Result<()> {
+    const SYS_MEMFD_SECRET: u32 = 447;
+    let statement = |code: u32, jt, jf, k| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let mut filter = [
+        // The call's number is the first field of what a filter sees.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        statement(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            0,
+            1,
+            SYS_MEMFD_SECRET,
+        ),
+        statement(
+            libc::BPF_RET | libc::BPF_K,
+            0,
+            0,
+            libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
+        ),
+        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: the kernel reads `program` and the filter that it points to.
+    let status = unsafe {
+        match libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) {
+            0 => libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const program,
+            ),
+            error => error,
+        }
+    };
+    match status {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
     }
 }
 

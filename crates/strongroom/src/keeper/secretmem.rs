@@ -1,8 +1,10 @@
 //! The keeper memfd_secret: pages that leave the kernel's direct map.
 
 use super::{Keeper, refusal};
+use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use strongroom_core::{Protections, Reason};
+use strongroom_sys::limits;
 use strongroom_sys::memory::{self, Advice, Place};
 use strongroom_sys::{process, secret_memory};
 
@@ -31,16 +33,14 @@ impl Keeper for Secretmem {
         if hide {
             process::set_dumpable(false).map_err(|errno| refusal("prctl", errno, len))?;
         }
-        let mapped = (|| {
-            let file =
-                secret_memory::create().map_err(|errno| refusal("memfd_secret", errno, len))?;
+        let mapped = create().and_then(|file| {
             secret_memory::set_length(&file, len)
                 .map_err(|errno| refusal("ftruncate", errno, len))?;
             // SAFETY: the caller's promise about `place`.
             unsafe { secret_memory::map(&file, place, len) }
                 .map_err(|errno| refusal("mmap", errno, len))
             // The descriptor closes here, before anyone may look again.
-        })();
+        });
         let shown = if hide {
             process::set_dumpable(true)
         } else {
@@ -67,4 +67,9 @@ impl Keeper for Secretmem {
     unsafe fn restore_in_child(&self, _start: *mut u8, _len: usize) -> Result<(), Reason> {
         Ok(())
     }
+}
+
+fn create() -> Result<OwnedFd, Reason> {
+    limits::with_one_more_descriptor(secret_memory::create)
+        .map_err(|errno| refusal("memfd_secret", errno, 0))
 }
