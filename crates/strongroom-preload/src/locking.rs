@@ -1,8 +1,8 @@
 //! mlock and its kin: memory that the program declares secret becomes secret, in place.
 
+use crate::advice;
 use crate::real::{returned, set_errno};
 use crate::start::{lose, source, started};
-use crate::advice;
 use core::ffi::{c_int, c_uint, c_void};
 use core::fmt::Write;
 use core::ops::Range;

@@ -3,6 +3,7 @@
 //! Written by hand: nothing here may allocate, the process is ending.
 
 use crate::start::{self, Started};
+use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicI32, Ordering};
 use rustix::fs::{Mode, OFlags};
@@ -50,12 +51,11 @@ pub(crate) fn write() {
     {
         return;
     }
-    let mut text = Text {
-        bytes: [0; TEXT],
-        len: 0,
-    };
+    // SAFETY: whoever took the debt above is alone here, and there is one debt a process.
+    let text = unsafe { &mut *ROOM.0.get() };
+    text.len = 0;
     // Text that does not fit is cut off inside `command`, the only part without a bound.
-    let _ = describe(&mut text, started, id);
+    let _ = describe(text, started, id);
     let line = &text.bytes[..text.len];
     if !write_to_descriptor(started.config.receipt_fd, line) {
         write_to_path(started.config.receipt_path, line);
@@ -162,6 +162,17 @@ struct Text {
     bytes: [u8; TEXT],
     len: usize,
 }
+
+/// Not on the stack: the thread that ends the process may have little of it.
+struct Room(UnsafeCell<Text>);
+
+// SAFETY: see its one use.
+unsafe impl Sync for Room {}
+
+static ROOM: Room = Room(UnsafeCell::new(Text {
+    bytes: [0; TEXT],
+    len: 0,
+}));
 
 impl Write for Text {
     fn write_str(&mut self, part: &str) -> fmt::Result {

@@ -42,16 +42,27 @@ pub fn each(mut visit: impl FnMut(&Mapping<'_>) -> bool) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let open = || rustix::fs::open(c"/proc/self/maps", flags, Mode::empty());
     let file = crate::limits::with_one_more_descriptor(open)?;
-    // A line is at most a path of 4096 bytes, each escaped to four, and its fields.
-    let mut buffer = [0u8; 20 * 1024];
-    let mut filled = 0;
+    // Room for the fields and a path of PATH_MAX. Escaped newlines can make one longer: its end is
+    // left out then. No more room than that, because this runs in threads with little stack.
+    let mut buffer = [0u8; 4096 + 128];
+    let (mut filled, mut cut) = (0, false);
     loop {
         let read = rustix::io::read(&file, &mut buffer[filled..])?;
         filled += read;
         let mut at = 0;
-        while let Some(len) = buffer[at..filled].iter().position(|&b| b == b'\n') {
-            let mapping = parse(&buffer[at..at + len]).ok_or(Errno::INVAL)?;
-            at += len + 1;
+        while at < filled {
+            let line = &buffer[at..filled];
+            let end = line.iter().position(|&b| b == b'\n');
+            let whole = filled == buffer.len() && at == 0;
+            let Some(len) = end.or(whole.then_some(line.len())) else {
+                break;
+            };
+            at += len + usize::from(end.is_some());
+            // The rest of a line whose start was visited already.
+            if core::mem::replace(&mut cut, end.is_none()) {
+                continue;
+            }
+            let mapping = parse(&line[..len]).ok_or(Errno::INVAL)?;
             if !visit(&mapping) {
                 return Ok(());
             }
@@ -123,6 +134,47 @@ mod tests {
         let line = b"7ffc000-7ffd000 r-xp 00000000 00:00 0";
         assert_eq!(parse(line).unwrap().inode, 0);
         assert_eq!(parse(b"nonsense"), None);
+    }
+
+    #[test]
+    fn long_names_are_cut_and_their_neighbours_are_not() {
+        // As long a path as there can be, in newlines, which are told as four letters each.
+        let directory =
+            std::env::temp_dir().join(format!("strongroom-maps-{}", std::process::id()));
+        let mut path = directory.clone();
+        while path.as_os_str().len() < 3000 {
+            path.push("\n".repeat(200));
+        }
+        std::fs::create_dir_all(&path).unwrap();
+        let file = path.join("file");
+        std::fs::write(&file, [0; 4096]).unwrap();
+        let open = std::fs::File::open(&file).unwrap();
+        // SAFETY: a new mapping.
+        let start = unsafe {
+            rustix::mm::mmap(
+                core::ptr::null_mut(),
+                4096,
+                rustix::mm::ProtFlags::READ,
+                rustix::mm::MapFlags::PRIVATE,
+                &open,
+                0,
+            )
+        }
+        .unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
+        let (mut last, mut seen, mut count) = (0, 0, 0);
+        each(|mapping| {
+            assert!(mapping.start >= last);
+            last = mapping.end;
+            count += 1;
+            seen += usize::from(mapping.start == start as usize && mapping.name.len() > 3000);
+            true
+        })
+        .unwrap();
+        // SAFETY: mapped above.
+        unsafe { rustix::mm::munmap(start, 4096) }.unwrap();
+        assert_eq!(seen, 1);
+        assert!(count > 10);
     }
 
     #[test]
