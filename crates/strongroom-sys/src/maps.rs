@@ -148,7 +148,8 @@ mod tests {
         std::fs::create_dir_all(&path).unwrap();
         let file = path.join("file");
         std::fs::write(&file, [0; 4096]).unwrap();
-        let open = std::fs::File::open(&file).unwrap();
+        let name = file.to_str().unwrap();
+        let open = rustix::fs::open(name, OFlags::RDONLY, Mode::empty()).unwrap();
         // SAFETY: a new mapping.
         let start = unsafe {
             rustix::mm::mmap(
