@@ -63,8 +63,11 @@ pub(crate) enum Command {
 Examples:
   strongroom run -- gpg-agent --daemon
       The whole heap secret, at the best level that the machine has.
-  strongroom run --level hidden --scope locked -- ssh-agent -D
-      What ssh-agent locks itself; not at all rather than less than hidden.
+  strongroom run --level hidden --no-new-privs -- ssh-agent -D
+      Not at all rather than less than hidden; ssh-agent without its setgid bit, which exists to keep
+      debuggers off and keeps strongroom off too.
+  strongroom run --scope locked -- gpg-agent --daemon
+      Only what gpg-agent locks itself.
   strongroom run --receipt - -- openssl genpkey -algorithm ed25519
       And a line of JSON that says what was held, what was missing and why.
   strongroom run --dumpable -- nginx
@@ -105,6 +108,13 @@ pub(crate) struct RunArgs {
     /// make the program hand its secrets over.
     #[arg(long)]
     pub(crate) dumpable: bool,
+
+    /// Start setuid and setgid programs without the privileges that their bits give
+    ///
+    /// The loader takes no foreign object into a program that gains privileges. This sets
+    /// no_new_privs, for the program and all that it starts.
+    #[arg(long)]
+    pub(crate) no_new_privs: bool,
 
     /// Append a line of JSON for each protected process to FILE, or to standard output for `-`
     #[arg(long, value_name = "FILE")]

@@ -251,7 +251,7 @@ fn a_privileged_program() {
     let set_uid = place.copy("/usr/bin/id", "set-uid", 0o4755);
     refused(
         &mut place.run(["--", text(&set_uid)]),
-        &["setuid", "chmod a-s"],
+        &["setuid", "--no-new-privs"],
     );
     // To root it gives nothing that root has not.
     Outcome::of(&mut place.run_as_is(["--", text(&set_uid)])).says(0, &[]);
@@ -259,7 +259,7 @@ fn a_privileged_program() {
     let set_gid = place.copy("/usr/bin/id", "set-gid", 0o2755);
     refused(
         &mut place.run(["--", text(&set_gid)]),
-        &["setgid", "chmod a-s"],
+        &["setgid", "--no-new-privs"],
     );
 
     let capable = place.copy("/usr/bin/id", "capable", 0o755);

@@ -43,14 +43,20 @@ fn same(source: &str, flags: &[&str], arguments: &[&str]) {
         };
         let plain = run(How::Plain);
         for how in [How::HEAP, How::LOCKED] {
-            assert_eq!(plain, said(run(how)), "{arguments:?} as {who:?} with {how:?}");
+            assert_eq!(
+                plain,
+                said(run(how)),
+                "{arguments:?} as {who:?} with {how:?}"
+            );
         }
     }
 }
 
 #[test]
 fn forks() {
-    for case in ["threads", "thread", "bare", "terminal", "handlers", "signals", "many"] {
+    for case in [
+        "threads", "thread", "bare", "terminal", "handlers", "signals", "many",
+    ] {
         for kind in ["heap", "locked"] {
             same("fork.c", &["-lutil"], &[case, kind]);
         }
@@ -64,7 +70,15 @@ fn programs_that_are_spawned() {
 
 #[test]
 fn allocation_at_its_edges() {
-    for case in ["zero", "overflow", "alignment", "usable", "resize", "calloc", "errno"] {
+    for case in [
+        "zero",
+        "overflow",
+        "alignment",
+        "usable",
+        "resize",
+        "calloc",
+        "errno",
+    ] {
         same("edges.c", &["-Wno-alloc-size-larger-than"], &[case]);
     }
 }
@@ -85,7 +99,10 @@ fn allocation_under_load() {
         let room = room(who, How::HEAP);
         let program = room.program("torture.c", &[]);
         let end = said(room.succeed(room.command(program).args(["2", "1000000", live, "5"])));
-        assert!(end.stdout.ends_with("forks, many blocks\nrefused 0\n"), "{end}");
+        assert!(
+            end.stdout.ends_with("forks, many blocks\nrefused 0\n"),
+            "{end}"
+        );
     }
 }
 
@@ -110,18 +127,33 @@ fn held(source: &str, flags: &[&str], arguments: &[&str], how: How) {
         }
         assert!(stages > 0);
         let end = session.finish();
-        assert_eq!(end.status, "exit 0", "{arguments:?} as {who:?} with {how:?}: {end}");
+        assert_eq!(
+            end.status, "exit 0",
+            "{arguments:?} as {who:?} with {how:?}: {end}"
+        );
     }
 }
 
 #[test]
 fn what_is_held_is_locked_and_in_no_dump() {
     need!(root);
-    for (kind, how) in [("heap", How::HEAP), ("locked", How::HEAP), ("locked", How::LOCKED)] {
+    for (kind, how) in [
+        ("heap", How::HEAP),
+        ("locked", How::HEAP),
+        ("locked", How::LOCKED),
+    ] {
         held("fork.c", &["-lutil"], &["snapshot", kind], how);
         held("fork.c", &["-lutil"], &["nested", kind], how);
     }
-    for case in ["mlock", "mlock2", "syscall", "map-locked", "munlock", "heap", "static"] {
+    for case in [
+        "mlock",
+        "mlock2",
+        "syscall",
+        "map-locked",
+        "munlock",
+        "heap",
+        "static",
+    ] {
         held("locked.c", &[], &[case], How::LOCKED);
     }
     held("locked.c", &[], &["madvise-dump"], How::LOCKED);

@@ -32,6 +32,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<Infallible, Failure> {
         receipt_fd: None,
         receipt_path: None,
     };
+    if args.no_new_privs {
+        rustix::thread::set_no_new_privs(true)
+            .map_err(|errno| Failure::new(format!("--no-new-privs cannot be had: {errno}"), ""))?;
+    }
     let (executable, program) = find(args)?;
     let sink = args.receipt.as_deref().map(Sink::open).transpose()?;
     let protection = program

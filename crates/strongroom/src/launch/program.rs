@@ -140,7 +140,7 @@ impl Cause {
                 "use a build of the program for glibc, or --best-effort to run it unprotected"
             }
             Cause::SetUid | Cause::SetGid => {
-                "start it as the user and group it runs as, or run a copy without the bit (chmod a-s)"
+                "run it with --no-new-privs, or start it as the user and group it runs as"
             }
             Cause::FileCapabilities => {
                 "start it as root, or run a copy without the capabilities (setcap -r) and give it them as \
