@@ -151,6 +151,11 @@ fn from_a_program_with_busy_threads() {
 }
 
 #[test]
+fn while_others_give_large_blocks_up() {
+    same("given-up", "zero\n");
+}
+
+#[test]
 fn from_another_thread_than_the_first() {
     same("thread", "the child ended with 6\n");
 }

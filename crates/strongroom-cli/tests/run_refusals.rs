@@ -261,6 +261,8 @@ fn a_privileged_program() {
         &mut place.run(["--", text(&set_gid)]),
         &["setgid", "--no-new-privs"],
     );
+    // Without the group that it would gain, it runs, protected.
+    Outcome::of(&mut place.run(["--no-new-privs", "--", text(&set_gid)])).says(0, &[]);
 
     let capable = place.copy("/usr/bin/id", "capable", 0o755);
     let set = alone(|| {

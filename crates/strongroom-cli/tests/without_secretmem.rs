@@ -55,7 +55,7 @@ fn same(source: &str, flags: &[&str], arguments: &[&str]) {
 #[test]
 fn forks() {
     for case in [
-        "threads", "thread", "bare", "terminal", "handlers", "signals", "many",
+        "threads", "thread", "bare", "terminal", "handlers", "signals", "given-up", "many",
     ] {
         for kind in ["heap", "locked"] {
             same("fork.c", &["-lutil"], &[case, kind]);

@@ -6,11 +6,10 @@
 use crate::real::{Real, set_errno};
 use crate::start::{HEAP, source};
 use core::ffi::{c_int, c_void};
-use core::fmt::Write;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
 use strongroom::heap::{self, Heap};
-use strongroom::line::Line;
+use strongroom::line;
 use strongroom_sys::{Errno, PAGE};
 
 unsafe extern "C" {
@@ -50,15 +49,7 @@ fn fail(size: usize) -> *mut c_void {
         && !SAID.swap(true, Ordering::Relaxed)
         && let Some(reason) = heap().last_refusal()
     {
-        let mut line = Line::default();
-        let _ = write!(
-            line,
-            "strongroom: no secret memory left, malloc fails: {reason}"
-        );
-        if !reason.fix().is_empty() {
-            let _ = write!(line, "; {}", reason.fix());
-        }
-        line.complain();
+        line::complain_of(format_args!("no secret memory left, malloc fails"), reason);
     }
     set_errno(Errno::NOMEM);
     ptr::null_mut()

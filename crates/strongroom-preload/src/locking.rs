@@ -4,13 +4,12 @@ use crate::advice;
 use crate::real::{returned, set_errno};
 use crate::start::{lose, source, started};
 use core::ffi::{c_int, c_uint, c_void};
-use core::fmt::Write;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 use strongroom::conceal::{Failure, conceal};
 use strongroom::heap;
 use strongroom::ledger;
-use strongroom::line::Line;
+use strongroom::line;
 use strongroom::{Level, Protections, Reason};
 use strongroom_sys::maps::{self, Mapping};
 use strongroom_sys::{Errno, memory, page_ceil, page_floor, raw};
@@ -99,18 +98,10 @@ fn only_locked(reason: Reason, strict: bool) -> Result<(), Errno> {
 
 fn complain(reason: Reason) {
     static SAID: AtomicBool = AtomicBool::new(false);
-    if SAID.swap(true, Ordering::Relaxed) {
-        return;
+    if !SAID.swap(true, Ordering::Relaxed) {
+        let what = format_args!("memory that the program locks is not all secret");
+        line::complain_of(what, reason);
     }
-    let mut line = Line::default();
-    let _ = write!(
-        line,
-        "strongroom: memory that the program locks is not all secret: {reason}"
-    );
-    if !reason.fix().is_empty() {
-        let _ = write!(line, "; {}", reason.fix());
-    }
-    line.complain();
 }
 
 fn lock(start: usize, len: usize) -> c_int {

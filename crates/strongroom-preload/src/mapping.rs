@@ -6,7 +6,8 @@ use crate::{advice, locking};
 use core::ffi::{c_int, c_void};
 use core::ops::Range;
 use strongroom::heap;
-use strongroom::ledger::{self, Child, Entry, Holder};
+use strongroom::ledger::{self, Child, Entry, Holder, Ledger};
+use strongroom::resident;
 use strongroom_sys::memory::{self, Advice};
 use strongroom_sys::{Errno, PAGE, page_ceil, raw};
 
@@ -86,6 +87,10 @@ fn map(
         offset as usize,
     ];
     let mapped = call(libc::SYS_mmap, arguments)?;
+    if !ledger::is_empty() {
+        // Whatever the ledger had there was unmapped behind its back.
+        let _ = ledger::open().cut(&(mapped..mapped.saturating_add(len)));
+    }
     advice::note(&(mapped..mapped + len), None);
     if conceal && access != libc::PROT_NONE {
         let range = mapped..mapped + page_ceil(len).ok_or(Errno::INVAL)?;
@@ -137,8 +142,17 @@ pub unsafe extern "C" fn mmap64(
 /// over it. A file lives until its last page is unmapped, so the kernel's own wiping may come late.
 fn forget(range: &Range<usize>) -> Result<(), Errno> {
     let mut ledger = ledger::open();
+    trust(&mut ledger, range);
     wipe_kept(ledger.touching(range), range);
     ledger.cut(range).map_err(|_| Errno::NOMEM)
+}
+
+/// Makes the ledger tell the truth about the range before anything is wiped on its word: what libc
+/// unmapped by itself may be something else by now. Without /proc it tells nothing then.
+fn trust(ledger: &mut Ledger, range: &Range<usize>) {
+    if ledger.reconcile_within(range).is_err() {
+        let _ = ledger.cut(range);
+    }
 }
 
 /// Zeroes the pages of the range that exist and that entries keep.
@@ -152,13 +166,9 @@ fn wipe_kept(entries: &[Entry], range: &Range<usize>) {
             if closed && memory::protect(start, len, READ | WRITE).is_err() {
                 continue;
             }
-            for page in (0..len).step_by(PAGE) {
-                let mut resident = [1u8];
-                let _ = memory::residency(start.add(page), &mut resident);
-                if resident[0] & 1 == 1 {
-                    start.add(page).write_bytes(0, PAGE);
-                }
-            }
+            resident::each_run(start, len, |offset, len| {
+                start.add(offset).write_bytes(0, len);
+            });
             if closed {
                 let _ = memory::protect(start, len, entry.access);
             }
@@ -355,6 +365,7 @@ fn advise(
     // What lies between kept ranges is ordinary memory.
     each_gap(range, plain)?;
     let mut ledger = ledger::open();
+    trust(&mut ledger, range);
     let policy = crate::start::started().map_or(Child::Copy, |s| s.config.fork.child());
     let mut child = |child: Child| {
         ledger
@@ -453,6 +464,7 @@ fn remap_kept(
     }
     let fixed = flags & libc::MREMAP_FIXED != 0;
     let mut ledger = ledger::open();
+    trust(&mut ledger, &range);
     let entry = match ledger.touching(&range) {
         [entry] if entry.start <= range.start && range.end <= entry.end => *entry,
         // mremap(2): the range must lie in one mapping.
@@ -499,13 +511,9 @@ fn remap_kept(
         if entry.access & (READ | WRITE) != READ | WRITE {
             memory::protect(old, len, READ | WRITE)?;
         }
-        for page in (0..keep).step_by(PAGE) {
-            let mut resident = [1u8];
-            let _ = memory::residency(old.add(page), &mut resident);
-            if resident[0] & 1 == 1 {
-                core::ptr::copy_nonoverlapping(old.add(page), new.add(page), PAGE);
-            }
-        }
+        resident::each_run(old, keep, |offset, len| {
+            core::ptr::copy_nonoverlapping(old.add(offset), new.add(offset), len);
+        });
         if entry.access != READ | WRITE {
             memory::protect(new, new_len, entry.access)?;
         }

@@ -1,6 +1,7 @@
 //! /proc/self/maps, read without allocating.
 
-use crate::Errno;
+use crate::{Errno, raw};
+use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 
 /// One mapping, as a line of /proc/PID/maps tells it.
@@ -32,6 +33,94 @@ impl Mapping<'_> {
     }
 }
 
+/// Calls `visit` with the mapping that covers the address or, where none does, with the next one
+/// after it; `None` past the last. One ioctl where the kernel has PROCMAP_QUERY (Linux 6.11), and
+/// a walk over the file where it does not.
+///
+/// # Errors
+/// Those of open and read; EINVAL for a line that is not understood.
+pub fn covering_or_next<R>(
+    address: usize,
+    visit: impl FnOnce(&Mapping<'_>) -> R,
+) -> Result<Option<R>, Errno> {
+    let file = open()?;
+    // Names longer than this make the query fail; the walk cuts them.
+    let mut name = [0u8; 256];
+    let mut query = Query {
+        size: size_of::<Query>() as u64,
+        flags: COVERING_OR_NEXT,
+        address: address as u64,
+        name_size: name.len() as u32,
+        name: name.as_mut_ptr() as u64,
+        ..Query::default()
+    };
+    let arguments = [
+        file.as_raw_fd() as usize,
+        PROCMAP_QUERY,
+        &raw mut query as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel fills the structure and at most `name_size` bytes of the name.
+    match raw::check(unsafe { raw::syscall(libc::SYS_ioctl as usize, arguments) }) {
+        Ok(_) => {
+            let len = (query.name_size as usize).saturating_sub(1).min(name.len());
+            Ok(Some(visit(&Mapping {
+                start: query.start as usize,
+                end: query.end as usize,
+                access: (query.vma_flags & 7) as u32,
+                shared: query.vma_flags & VMA_SHARED != 0,
+                inode: query.inode,
+                name: &name[..len],
+            })))
+        }
+        Err(Errno::NOENT) => Ok(None),
+        Err(_) => {
+            let (mut visit, mut result) = (Some(visit), None);
+            each(|mapping| {
+                if mapping.end > address {
+                    result = visit.take().map(|visit| visit(mapping));
+                }
+                mapping.end <= address
+            })?;
+            Ok(result)
+        }
+    }
+}
+
+/// _IOWR('f', 17, struct procmap_query), include/uapi/linux/fs.h.
+const PROCMAP_QUERY: usize = 0xc068_6611;
+const COVERING_OR_NEXT: u64 = 0x10;
+/// The low three bits are those of PROT_READ, PROT_WRITE and PROT_EXEC.
+const VMA_SHARED: u64 = 8;
+
+/// struct procmap_query.
+#[derive(Default)]
+#[repr(C)]
+struct Query {
+    size: u64,
+    flags: u64,
+    address: u64,
+    start: u64,
+    end: u64,
+    vma_flags: u64,
+    page_size: u64,
+    offset: u64,
+    inode: u64,
+    device: [u32; 2],
+    name_size: u32,
+    build_id_size: u32,
+    name: u64,
+    build_id: u64,
+}
+
+fn open() -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let open = || rustix::fs::open(c"/proc/self/maps", flags, Mode::empty());
+    crate::limits::with_one_more_descriptor(open)
+}
+
 /// Calls `visit` with each mapping of this process in address order, until it returns false.
 ///
 /// What other threads map meanwhile may be seen or not.
@@ -39,9 +128,7 @@ impl Mapping<'_> {
 /// # Errors
 /// Those of open and read; EINVAL for a line that is not understood.
 pub fn each(mut visit: impl FnMut(&Mapping<'_>) -> bool) -> Result<(), Errno> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let open = || rustix::fs::open(c"/proc/self/maps", flags, Mode::empty());
-    let file = crate::limits::with_one_more_descriptor(open)?;
+    let file = open()?;
     // Room for the fields and a path of PATH_MAX. Escaped newlines can make one longer: its end is
     // left out then. No more room than that, because this runs in threads with little stack.
     let mut buffer = [0u8; 4096 + 128];
@@ -176,6 +263,35 @@ mod tests {
         unsafe { rustix::mm::munmap(start, 4096) }.unwrap();
         assert_eq!(seen, 1);
         assert!(count > 10);
+    }
+
+    #[test]
+    fn one_mapping_is_found_as_the_walk_finds_it() {
+        let mut all: Vec<(usize, usize, u32, bool, u64, Vec<u8>)> = Vec::new();
+        let told = |m: &Mapping<'_>| (m.start, m.end, m.access, m.shared, m.inode, m.name.to_vec());
+        each(|mapping| {
+            all.push(told(mapping));
+            true
+        })
+        .unwrap();
+        // Other tests map and unmap meanwhile; the program's own file stays.
+        let program = std::env::current_exe().unwrap();
+        let ours = all
+            .iter()
+            .filter(|m| m.5 == program.as_os_str().as_encoded_bytes());
+        let mut count = 0;
+        for mapping in ours {
+            count += 1;
+            let found = covering_or_next(mapping.0 + 1, told).unwrap();
+            assert_eq!(found.as_ref(), Some(mapping));
+        }
+        assert!(count > 1);
+        let lowest = covering_or_next(0, |m| m.start).unwrap();
+        assert!(lowest.is_some_and(|start| start <= all[0].0));
+        assert_eq!(
+            covering_or_next(usize::MAX - 4095, |m| m.start).unwrap(),
+            None
+        );
     }
 
     #[test]

@@ -88,22 +88,16 @@ pub unsafe fn conceal(
     let mut ledger = ledger::open();
     let mut outcome = Outcome::default();
     let mut at = range.start;
-    let mut found: Option<(Range<usize>, Kind)> = None;
     while at < range.end {
         // Each mapping is looked up afresh: concealing the one before changed the list.
         let stack_pointer = (&raw const at) as usize;
-        maps::each(|mapping| {
-            if mapping.end <= at {
-                return true;
-            }
-            if mapping.start <= at {
-                let end = mapping.end.min(range.end);
-                found = Some((at..end, kind(mapping, stack_pointer)));
-            }
-            false
+        let (part, kind) = maps::covering_or_next(at, |mapping| {
+            let part = at..mapping.end.min(range.end);
+            (mapping.start <= at).then(|| (part, kind(mapping, stack_pointer)))
         })
-        .map_err(|errno| refusal("open", errno, 0))?;
-        let (part, kind) = found.take().ok_or(Failure::Unmapped)?;
+        .map_err(|errno| refusal("open", errno, 0))?
+        .flatten()
+        .ok_or(Failure::Unmapped)?;
         let len = part.len();
         at = part.end;
         match kind {

@@ -8,8 +8,9 @@ use core::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use strongroom_core::Reason;
+use strongroom_sys::maps::{self, Mapping};
 use strongroom_sys::memory::{self, Place};
-use strongroom_sys::{Errno, PAGE, maps};
+use strongroom_sys::{Errno, PAGE};
 
 /// What a forked child finds at a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,15 @@ impl Entry {
     /// Its length in bytes.
     pub const fn len(&self) -> usize {
         self.end - self.start
+    }
+
+    /// Whether a mapping can be what the entry was made for.
+    fn describes(&self, mapping: &Mapping<'_>) -> bool {
+        match self.holder {
+            Holder::Secretmem => mapping.is_secretmem(),
+            Holder::Heap => mapping.is_secretmem() || !mapping.shared,
+            Holder::Locked => !mapping.shared,
+        }
     }
 
     /// Whether it has no length.
@@ -128,10 +138,14 @@ impl Ledger {
 
     /// The entries that touch the range.
     pub fn touching(&self, range: &Range<usize>) -> &[Entry] {
-        let entries = self.entries();
-        let from = entries.partition_point(|e| e.end <= range.start);
-        let to = entries.partition_point(|e| e.start < range.end);
-        &entries[from..to.max(from)]
+        &self.entries()[self.positions(range)]
+    }
+
+    /// Where in the table the entries are that touch the range.
+    fn positions(&self, range: &Range<usize>) -> Range<usize> {
+        let from = self.entries().partition_point(|e| e.end <= range.start);
+        let to = self.entries().partition_point(|e| e.start < range.end);
+        from..to.max(from)
     }
 
     /// The parts of the range that no entry touches.
@@ -167,6 +181,32 @@ impl Ledger {
         Ok(())
     }
 
+    /// As [`Ledger::reconcile`], for the entries that touch the range alone. To be called before
+    /// anything is written there on the ledger's word.
+    ///
+    /// # Errors
+    /// As for [`Ledger::reconcile`].
+    pub fn reconcile_within(&mut self, range: &Range<usize>) -> Result<(), Reason> {
+        let mut at = range.start;
+        while let Some(&entry) = self.touching(&(at..range.end)).first() {
+            let from = at.max(entry.start);
+            let (part, right) = maps::covering_or_next(from, |mapping| {
+                if mapping.start > from {
+                    (from..mapping.start.min(entry.end), false)
+                } else {
+                    (from..mapping.end.min(entry.end), entry.describes(mapping))
+                }
+            })
+            .map_err(|errno| crate::keeper::refusal("open", errno, 0))?
+            .unwrap_or((from..entry.end, false));
+            if !right {
+                self.cut(&part)?;
+            }
+            at = part.end;
+        }
+        Ok(())
+    }
+
     fn first_stale(&self) -> Result<Option<Range<usize>>, Errno> {
         let entries = self.entries();
         let Some(first) = entries.first() else {
@@ -175,12 +215,7 @@ impl Ledger {
         let (mut index, mut at, mut stale) = (0, first.start, None);
         maps::each(|mapping| {
             while let Some(entry) = entries.get(index).filter(|_| mapping.end > at) {
-                let as_noted = match entry.holder {
-                    Holder::Secretmem | Holder::Heap => {
-                        mapping.is_secretmem() || !mapping.shared && entry.holder == Holder::Heap
-                    }
-                    Holder::Locked => !mapping.shared,
-                };
+                let as_noted = entry.describes(mapping);
                 let wrong = if mapping.start > at {
                     mapping.start
                 } else {
@@ -262,13 +297,9 @@ impl Ledger {
     /// Out of memory; nothing changes then.
     pub fn cut(&mut self, range: &Range<usize>) -> Result<(), Reason> {
         self.split(range)?;
-        let from = self.entries().partition_point(|e| e.end <= range.start);
-        let to = self
-            .entries()
-            .partition_point(|e| e.start < range.end)
-            .max(from);
-        self.entries_mut().copy_within(to.., from);
-        self.set_len(self.len - (to - from));
+        let gone = self.positions(range);
+        self.entries_mut().copy_within(gone.end.., gone.start);
+        self.set_len(self.len - gone.len());
         Ok(())
     }
 
@@ -282,14 +313,8 @@ impl Ledger {
         mut change: impl FnMut(&mut Entry),
     ) -> Result<(), Reason> {
         self.split(range)?;
-        let from = self.entries().partition_point(|e| e.end <= range.start);
-        let to = self
-            .entries()
-            .partition_point(|e| e.start < range.end)
-            .max(from);
-        self.entries_mut()[from..to]
-            .iter_mut()
-            .for_each(&mut change);
+        let inside = self.positions(range);
+        self.entries_mut()[inside].iter_mut().for_each(&mut change);
         Ok(())
     }
 
@@ -392,6 +417,8 @@ mod tests {
         ledger.insert(locked).unwrap();
         ledger.reconcile().unwrap();
         assert_eq!(ranges(&ledger), [(start, start + len)]);
+        ledger.reconcile_within(&(start..start + len)).unwrap();
+        assert_eq!(ranges(&ledger), [(start, start + len)]);
         // SAFETY: this test's own mapping.
         unsafe { memory::reserve(Place::Over((start + PAGE) as *mut u8), PAGE) }.unwrap();
         // SAFETY: as above.
@@ -415,7 +442,11 @@ mod tests {
         );
         // SAFETY: as above.
         unsafe { memory::unmap(start as *mut u8, len) }.unwrap();
-        ledger.reconcile().unwrap();
+        ledger
+            .reconcile_within(&(start + PAGE..start + PAGE + 1))
+            .unwrap();
+        assert!(!ranges(&ledger).is_empty());
+        ledger.reconcile_within(&(start..start + len)).unwrap();
         assert_eq!(ranges(&ledger), []);
     }
 }

@@ -20,6 +20,7 @@ pub mod ledger;
 pub mod line;
 mod policy;
 mod region;
+pub mod resident;
 mod secret;
 mod wipe;
 

@@ -1,6 +1,7 @@
 //! One line of text on the stack, for places where nothing may allocate.
 
 use core::fmt;
+use strongroom_core::Reason;
 use strongroom_sys::process;
 
 /// A line of at most 1024 bytes; what is over is cut off.
@@ -30,6 +31,17 @@ impl Line {
         self.text[self.len] = b'\n';
         process::complain(&self.text[..=self.len]);
     }
+}
+
+/// Writes `strongroom: what: reason; fix` to standard error.
+pub fn complain_of(what: fmt::Arguments<'_>, reason: Reason) {
+    use fmt::Write;
+    let mut line = Line::default();
+    let _ = write!(line, "strongroom: {what}: {reason}");
+    if !reason.fix().is_empty() {
+        let _ = write!(line, "; {}", reason.fix());
+    }
+    line.complain();
 }
 
 impl fmt::Write for Line {

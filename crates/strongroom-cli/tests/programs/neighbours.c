@@ -4,17 +4,19 @@
 
 #define ROUNDS 8
 #define MAPPINGS 64
+/* A protected program may lock 8 MiB; a plain one stops at so many blocks. */
+#define BLOCKS 256
 #define PIECE (256 * 1024)
 
 int main(void)
 {
     static unsigned char *mappings[ROUNDS][MAPPINGS];
-    static void *blocks[4096];
+    static void *blocks[BLOCKS];
     for (int round = 0; round < ROUNDS; round++) {
         /* Until there is no more, in ever smaller pieces. */
         size_t count = 0;
         for (size_t size = PIECE; size >= 4096; size /= 2)
-            while (count < 4096 && (blocks[count] = malloc(size)))
+            while (count < BLOCKS && (blocks[count] = malloc(size)))
                 memset(blocks[count++], 0xb5, size);
         for (int i = 0; i < MAPPINGS; i++) {
             unsigned char *memory =

@@ -3,6 +3,8 @@
 use crate::heap::forked::LockedHeaps;
 use crate::keeper::{self, refusal};
 use crate::ledger::{self, Child, Entry, Holder, Ledger};
+use crate::line;
+use crate::resident;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 use std::sync::MutexGuard;
@@ -147,18 +149,10 @@ fn replace(entry: &Entry, copy: bool) -> Result<usize, Reason> {
             memory::protect(start, len, READ).map_err(|errno| refusal("mprotect", errno, len))?;
         }
         let mut copied = 0;
-        let mut resident = [0u8; 512];
-        for from in (0..len).step_by(resident.len() * PAGE) {
-            let batch = &mut resident[..((len - from) / PAGE).min(512)];
-            if memory::residency(start.add(from), batch).is_err() {
-                batch.fill(1);
-            }
-            for (page, _) in batch.iter().enumerate().filter(|(_, bits)| **bits & 1 == 1) {
-                let at = from + page * PAGE;
-                core::ptr::copy_nonoverlapping(start.add(at), new.add(at), PAGE);
-                copied += PAGE;
-            }
-        }
+        resident::each_run(start, len, |offset, len| {
+            core::ptr::copy_nonoverlapping(start.add(offset), new.add(offset), len);
+            copied += len;
+        });
         set_access(entry, new)?;
         memory::move_over(new, len, start).map_err(|errno| refusal("mremap", errno, len))?;
         Ok(copied)
@@ -249,26 +243,14 @@ fn fail_in_child(progress: &Progress, reason: Reason) -> ! {
         Reason::LockLimit { .. } | Reason::TooManyFiles => Errno::AGAIN,
         _ => Errno::NOMEM,
     };
-    complain_of(reason);
+    let what = format_args!("fork fails: the child cannot have its own secret memory");
+    line::complain_of(what, reason);
     progress
         .errno
         .store(errno.raw_os_error(), Ordering::Relaxed);
     progress.state.store(FAILED, Ordering::Release);
     let _ = wait::wake_all(&progress.state);
     process::exit_now(125)
-}
-
-fn complain_of(reason: Reason) {
-    use core::fmt::Write;
-    let mut line = crate::line::Line::default();
-    let _ = write!(
-        line,
-        "strongroom: fork fails: the child cannot have its own secret memory: {reason}"
-    );
-    if !reason.fix().is_empty() {
-        let _ = write!(line, "; {}", reason.fix());
-    }
-    line.complain();
 }
 
 /// Waits until the child has its memory; an error says that it failed to get it.

@@ -8,6 +8,7 @@ use super::classes::{COUNT, SIZES, UNIT};
 use super::metadata::{FREE, Metadata, PAGES};
 use super::{NO_CACHE, inner::Caches, lock};
 use crate::fork::ForkPolicy;
+use crate::resident;
 use core::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -242,18 +243,17 @@ unsafe fn copy(inner: &Inner, shadow: *mut u8, offset: usize, len: usize) -> usi
 /// # Safety
 /// The run must lie in the heap and in its shadow.
 unsafe fn copy_resident(inner: &Inner, shadow: *mut u8, first: usize, pages: usize) -> usize {
-    let mut resident = [0u8; 512];
+    let start = first * PAGE;
     let mut copied = 0;
-    for from in (first..first + pages).step_by(resident.len()) {
-        let batch = &mut resident[..(first + pages - from).min(512)];
-        // SAFETY: mapped pages of this heap.
-        if unsafe { memory::residency(inner.base.add(from * PAGE), batch) }.is_err() {
-            batch.fill(1);
-        }
-        for (page, _) in batch.iter().enumerate().filter(|(_, bits)| **bits & 1 == 1) {
-            // SAFETY: the caller's promise.
-            copied += unsafe { copy(inner, shadow, (from + page) * PAGE, PAGE) };
-        }
+    // SAFETY: the caller's promise, for both.
+    unsafe {
+        resident::each_run(
+            inner.base.wrapping_add(start),
+            pages * PAGE,
+            |offset, len| {
+                copied += copy(inner, shadow, start + offset, len);
+            },
+        );
     }
     copied
 }
