@@ -474,8 +474,15 @@ static void denied(void)
     printf("system %d\n", WEXITSTATUS(system("exit 15")));
 }
 
-/* More of them than there are processors: some are stopped in the middle of it. */
-enum { OTHERS = 8, GIVEN = 600000 };
+enum { OTHERS = 3, GIVEN = 600000, IDLERS = 4 };
+
+/* Takes a processor's time, so that others are stopped in the middle of what they do. */
+static void *idling(void *unused)
+{
+    while (!__atomic_load_n(&stop, __ATOMIC_RELAXED))
+        continue;
+    return unused;
+}
 
 static void *giving_up(void *number)
 {
@@ -492,7 +499,9 @@ static void *giving_up(void *number)
  * them is zero. */
 static void given_up(void)
 {
-    pthread_t others[OTHERS];
+    pthread_t others[OTHERS], idlers[IDLERS];
+    for (int i = 0; i < IDLERS; i++)
+        CHECK(pthread_create(&idlers[i], NULL, idling, NULL) == 0);
     for (uintptr_t i = 0; i < OTHERS; i++)
         CHECK(pthread_create(&others[i], NULL, giving_up, (void *)(i + 1)) == 0);
     for (int i = 0; i < 40; i++) {
@@ -509,6 +518,8 @@ static void given_up(void)
     __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
     for (int i = 0; i < OTHERS; i++)
         CHECK(pthread_join(others[i], NULL) == 0);
+    for (int i = 0; i < IDLERS; i++)
+        CHECK(pthread_join(idlers[i], NULL) == 0);
     puts("zero");
 }
 

@@ -229,6 +229,8 @@ impl Arena {
                 let _ = self.free.give(first, len);
                 continue;
             }
+            // SAFETY: nobody's pages.
+            unsafe { self.metadata.touched(first, len) }.fill(0);
             let _ = self.holes.give(first, len);
             self.mapped -= len;
             let chunks = self.chunks;

@@ -4,6 +4,7 @@
 //! arrays hold positions, not pointers inside the blocks: free memory stays zero.
 
 use super::classes::{COUNT, SIZES};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many bytes of one class a cache holds at most, within 2 to 64 blocks.
 const BYTES_PER_CLASS: usize = 32 * 1024;
@@ -39,6 +40,28 @@ const START: [u16; COUNT] = {
 
 const TOTAL: usize = START[COUNT - 1] as usize + CAPACITY[COUNT - 1] as usize;
 
+/// Which owner numbers belong to caches that have a thread: spans of the others are for anyone.
+pub(super) struct Owners([AtomicU64; 1024]);
+
+impl Owners {
+    pub(super) const fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; 1024])
+    }
+
+    pub(super) fn set_alive(&self, owner: u16, alive: bool) {
+        let (word, bit) = (&self.0[usize::from(owner / 64)], 1 << (owner % 64));
+        if alive {
+            word.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            word.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_alive(&self, owner: u16) -> bool {
+        self.0[usize::from(owner / 64)].load(Ordering::Relaxed) & (1 << (owner % 64)) != 0
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Magazine {
     /// How many blocks are here.
@@ -59,6 +82,8 @@ pub(super) struct Cache {
     pub(super) states: *mut u8,
     /// The next cache in the list of all, or of those to use again.
     pub(super) next: *mut Cache,
+    /// What spans note that this cache is filled from; not 0.
+    pub(super) owner: u16,
     magazines: [Magazine; COUNT],
     units: [u32; TOTAL],
 }

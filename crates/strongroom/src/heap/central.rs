@@ -1,11 +1,14 @@
 //! Spans: runs of pages cut into blocks of one class, and the lists of those with room.
 
 use super::arena::Arena;
+use super::cache::Owners;
 use super::classes::{COUNT, SIZES, SPAN_BLOCKS, SPAN_PAGES, UNIT};
 use super::metadata::{FREE, Metadata, Span};
 use strongroom_core::Reason;
 use strongroom_sys::PAGE;
 
+/// How many spans are looked at for one of one's own.
+const OWN_SEARCH: usize = 8;
 const UNITS_PER_PAGE: usize = PAGE / UNIT;
 
 /// The spans of one class that have free blocks, as a list through [`Span::next`].
@@ -22,26 +25,56 @@ impl ClassList {
         Self { class, head: 0 }
     }
 
-    /// Takes up to `out.len()` free blocks, as units, lowest span first in the list. Returns how many.
-    pub(super) fn take(&mut self, metadata: &Metadata, out: &mut [u32]) -> usize {
-        let mut taken = 0;
-        let units = SIZES[self.class] as usize / UNIT;
-        while taken < out.len() && self.head != 0 {
-            let first = self.head as usize - 1;
+    /// Takes up to `out.len()` free blocks, as units, from one of the first spans in the list that no
+    /// other thread's cache is filled from. Returns how many.
+    pub(super) fn take_own(
+        &mut self,
+        metadata: &Metadata,
+        owners: &Owners,
+        owner: u16,
+        out: &mut [u32],
+    ) -> usize {
+        let mut at = self.head;
+        for _ in 0..OWN_SEARCH {
+            let Some(first) = (at as usize).checked_sub(1) else {
+                break;
+            };
             // SAFETY: the list holds live spans of this class, which `self`'s lock guards.
             let span = unsafe { &mut *metadata.span(first) };
-            for (index, word) in span.free.iter_mut().enumerate() {
-                while *word != 0 && taken < out.len() {
-                    let block = index * 64 + word.trailing_zeros() as usize;
-                    *word &= *word - 1;
-                    span.free_blocks -= 1;
-                    out[taken] = (first * UNITS_PER_PAGE + block * units) as u32;
-                    taken += 1;
-                }
+            if owner == 0 || span.owner == owner || !owners.is_alive(span.owner) {
+                span.owner = owner;
+                return self.take_from(metadata, first, out);
             }
-            if span.free_blocks == 0 {
-                self.unlink(metadata, first);
+            at = span.next;
+        }
+        0
+    }
+
+    /// As [`ClassList::take_own`], from any spans.
+    pub(super) fn take(&mut self, metadata: &Metadata, out: &mut [u32]) -> usize {
+        let mut taken = 0;
+        while taken < out.len() && self.head != 0 {
+            taken += self.take_from(metadata, self.head as usize - 1, &mut out[taken..]);
+        }
+        taken
+    }
+
+    fn take_from(&mut self, metadata: &Metadata, first: usize, out: &mut [u32]) -> usize {
+        let units = SIZES[self.class] as usize / UNIT;
+        // SAFETY: the list holds live spans of this class, which `self`'s lock guards.
+        let span = unsafe { &mut *metadata.span(first) };
+        let mut taken = 0;
+        for (index, word) in span.free.iter_mut().enumerate() {
+            while *word != 0 && taken < out.len() {
+                let block = index * 64 + word.trailing_zeros() as usize;
+                *word &= *word - 1;
+                span.free_blocks -= 1;
+                out[taken] = (first * UNITS_PER_PAGE + block * units) as u32;
+                taken += 1;
             }
+        }
+        if span.free_blocks == 0 {
+            self.unlink(metadata, first);
         }
         taken
     }
@@ -61,6 +94,7 @@ impl ClassList {
                 free_blocks: blocks,
                 class_plus_one: self.class as u8 + 1,
                 listed: false,
+                owner: 0,
             });
         }
         self.link(metadata, first);

@@ -224,6 +224,14 @@ fn replace_chunks(inner: &Inner, arena: &Arena) -> Result<usize, Reason> {
             )
         }
         .map_err(|errno| crate::keeper::refusal("mremap", errno, 0))?;
+        // Of the new chunk only what was copied exists.
+        // SAFETY: a chunk, and this thread is the only one of the child.
+        unsafe {
+            inner
+                .metadata
+                .touched(chunk.page as usize, chunk.pages as usize)
+        }
+        .fill(0);
     }
     // SAFETY: reserved above; only empty reservation is left in it.
     let _ = unsafe { memory::unmap(shadow, end * PAGE) };
@@ -321,6 +329,7 @@ fn reclaim_lost_caches(inner: &'static Inner) {
             };
             if at != mine {
                 (*at).forget();
+                inner.owners.set_alive((*at).owner, false);
                 lost = true;
             }
             (*at).next = *list;

@@ -3,7 +3,7 @@
 //! Locks are taken in this order: one class, the arena, the caches. A fork takes all.
 
 use super::arena::Arena;
-use super::cache::Cache;
+use super::cache::{Cache, Owners};
 use super::central::{ClassList, span_pages};
 use super::classes::{COUNT, UNIT};
 use super::metadata::{FREE, Metadata, PAGES, Span};
@@ -38,6 +38,8 @@ pub(super) struct Inner {
     pub(super) classes: [Mutex<ClassList>; COUNT],
     pub(super) arena: Mutex<Arena>,
     pub(super) caches: Mutex<Caches>,
+    /// Which caches have a thread.
+    pub(super) owners: Owners,
     /// Why the last allocation failed.
     pub(super) refusal: Mutex<Option<Reason>>,
     /// The next heap in the list that a fork walks.
@@ -57,6 +59,8 @@ unsafe impl Sync for Inner {}
 pub(super) struct Caches {
     pub(super) live: *mut Cache,
     pub(super) spare: *mut Cache,
+    /// The last owner number that was given to a cache.
+    owners: u16,
 }
 
 // SAFETY: the caches lie in mappings that are never unmapped while the heap lives.
@@ -95,7 +99,9 @@ impl Inner {
             caches: Mutex::new(Caches {
                 live: ptr::null_mut(),
                 spare: ptr::null_mut(),
+                owners: 0,
             }),
+            owners: Owners::new(),
             refusal: Mutex::new(None),
             next: UnsafeCell::new(ptr::null()),
             held: UnsafeCell::new(None),
@@ -184,6 +190,11 @@ impl Inner {
             (*cache).base = self.base;
             (*cache).len = self.usable.load(Ordering::Acquire);
             (*cache).states = self.metadata.states();
+            if (*cache).owner == 0 {
+                caches.owners = caches.owners % u16::MAX + 1;
+                (*cache).owner = caches.owners;
+            }
+            self.owners.set_alive((*cache).owner, true);
             (*cache).next = caches.live;
         }
         caches.live = cache;
@@ -203,6 +214,7 @@ impl Inner {
                 *link = (*cache).next;
             }
             (*cache).forget();
+            self.owners.set_alive((*cache).owner, false);
             (*cache).next = caches.spare;
         }
         caches.spare = cache;
@@ -217,13 +229,14 @@ impl Inner {
         let mut one = [0u32];
         let unit = match cache {
             None => {
-                self.take_units(class, &mut one)?;
+                self.take_units(class, 0, &mut one)?;
                 one[0]
             }
             Some(cache) => match cache.pop(class) {
                 Some(unit) => unit,
                 None => {
-                    let count = self.take_units(class, cache.refill_room(class))?;
+                    let owner = cache.owner;
+                    let count = self.take_units(class, owner, cache.refill_room(class))?;
                     cache.len = self.usable.load(Ordering::Acquire);
                     cache.refilled(class, count);
                     cache.pop(class).ok_or(Reason::OutOfMemory)?
@@ -236,20 +249,31 @@ impl Inner {
     }
 
     /// Fills `out` with free blocks of a class, at least one. Returns how many.
-    fn take_units(&self, class: usize, out: &mut [u32]) -> Result<usize, Reason> {
+    ///
+    /// They come from a span that no other cache is filled from, where there is room for one:
+    /// two threads that write to neighbouring blocks, or states, would wait for each other.
+    fn take_units(&self, class: usize, owner: u16, out: &mut [u32]) -> Result<usize, Reason> {
         let mut list = lock(&self.classes[class]);
-        let count = list.take(&self.metadata, out);
+        let count = list.take_own(&self.metadata, &self.owners, owner, out);
         if count > 0 {
             return Ok(count);
         }
-        let first = {
+        let fresh = {
             let mut arena = lock(&self.arena);
-            let first = span_pages(&mut arena, class)?;
+            let fresh = span_pages(&mut arena, class);
             self.usable.store(arena.usable(), Ordering::Release);
-            first
+            fresh
         };
-        list.add_span(&self.metadata, first);
-        Ok(list.take(&self.metadata, out))
+        match fresh {
+            Ok(first) => {
+                list.add_span(&self.metadata, first);
+                Ok(list.take_own(&self.metadata, &self.owners, owner, out))
+            }
+            Err(reason) => match list.take(&self.metadata, out) {
+                0 => Err(reason),
+                count => Ok(count),
+            },
+        }
     }
 
     /// Takes wiped blocks of a class back, as `each` names them.
@@ -296,6 +320,7 @@ impl Inner {
                 free_blocks: 0,
                 class_plus_one: 0,
                 listed: false,
+                owner: 0,
             });
             self.metadata.set_state(unit, PAGES);
         }
@@ -342,17 +367,29 @@ impl Inner {
         true
     }
 
-    /// Zeroes the pages of a run that were ever touched.
+    /// Zeroes the pages of a run that were ever touched. Those that the metadata knows to exist are
+    /// not asked about again: the question costs more than the wiping.
     ///
     /// # Safety
     /// The run must be the caller's.
     unsafe fn wipe_resident(&self, first: usize, pages: usize) {
-        let start = self.base.wrapping_add(first * PAGE);
-        // SAFETY: the caller's promise, for both.
-        unsafe {
-            resident::each_run(start, pages * PAGE, |offset, len| {
-                wipe(start.add(offset), len)
-            });
+        // SAFETY: the caller's run, over which the arena grew the metadata.
+        let touched = unsafe { self.metadata.touched(first, pages) };
+        let mut page = first;
+        for known in touched.chunk_by_mut(|a, b| a == b) {
+            let (start, len) = (self.base.wrapping_add(page * PAGE), known.len() * PAGE);
+            page += known.len();
+            // SAFETY: the caller's promise, for all three.
+            unsafe {
+                if known[0] != 0 {
+                    wipe(start, len);
+                    continue;
+                }
+                resident::each_run(start, len, |offset, len| {
+                    wipe(start.add(offset), len);
+                    known[offset / PAGE..(offset + len) / PAGE].fill(1);
+                });
+            }
         }
     }
 }

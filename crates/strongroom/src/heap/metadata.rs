@@ -34,6 +34,8 @@ pub(super) struct Span {
     pub class_plus_one: u8,
     /// Whether it is in its class's list.
     pub listed: bool,
+    /// Whose cache was filled from it, 0 for nobody's.
+    pub owner: u16,
 }
 
 /// A mapping of secret memory: the unit in which it comes from and goes back to the kernel.
@@ -62,18 +64,20 @@ pub(super) struct Metadata {
     states: *mut u8,
     spans: *mut Span,
     offsets: *mut u8,
+    touched: *mut u8,
     free_pool: *mut u64,
     hole_pool: *mut u64,
     chunks: *mut Chunk,
 }
 
 /// The lengths of the arrays in bytes, each rounded to pages, in the order of the fields.
-fn lengths(pages: usize) -> [usize; 6] {
+fn lengths(pages: usize) -> [usize; 7] {
     let round = |len: usize| len.next_multiple_of(PAGE);
     let pool = round(RunPool::metadata_words(pages) * 8);
     [
         round(pages * PAGE / UNIT),
         round(pages * size_of::<Span>()),
+        round(pages),
         round(pages),
         pool,
         pool,
@@ -94,7 +98,15 @@ impl Metadata {
         // SAFETY: a new mapping replaces nothing.
         let start = unsafe { memory::reserve(Place::Anywhere, len) }?;
         let mut at = start;
-        let [states, spans, offsets, free_pool, hole_pool, chunks] = lengths.map(|len| {
+        let [
+            states,
+            spans,
+            offsets,
+            touched,
+            free_pool,
+            hole_pool,
+            chunks,
+        ] = lengths.map(|len| {
             let this = at;
             at = at.wrapping_add(len);
             this
@@ -106,15 +118,16 @@ impl Metadata {
             states,
             spans: spans.cast(),
             offsets,
+            touched,
             free_pool: free_pool.cast(),
             hole_pool: hole_pool.cast(),
             chunks: chunks.cast(),
         };
         // The pools' trees and the table span the whole reservation but are touched where used.
         for (area, len) in [
-            (free_pool, lengths[3]),
-            (hole_pool, lengths[4]),
-            (chunks, lengths[5]),
+            (free_pool, lengths[4]),
+            (hole_pool, lengths[5]),
+            (chunks, lengths[6]),
         ] {
             // SAFETY: inside the reservation made above.
             if let Err(errno) = unsafe { open(area, len) } {
@@ -134,6 +147,7 @@ impl Metadata {
             (self.states, PAGE / UNIT),
             (self.spans.cast(), size_of::<Span>()),
             (self.offsets, 1),
+            (self.touched, 1),
         ];
         for (area, per_page) in areas {
             // SAFETY: `from..to` is inside the arrays; a step of each is whole pages.
@@ -213,6 +227,20 @@ impl Metadata {
             unsafe { AtomicU8::from_ptr(self.offsets.add(first + back)) }
                 .store(back as u8, Ordering::Relaxed);
         }
+    }
+
+    /// A byte a page: not 0 where it is known to exist, 0 where nobody knows. A page counts as
+    /// untouched again when its chunk goes back.
+    ///
+    /// # Safety
+    /// The pages must have been grown to and be the caller's, and the slice must not outlive that.
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "the metadata is a set of pointers, each page its owner's"
+    )]
+    pub(super) unsafe fn touched(&self, first: usize, pages: usize) -> &mut [u8] {
+        // SAFETY: the caller's promise; the array is zero at first, and pages have one owner.
+        unsafe { core::slice::from_raw_parts_mut(self.touched.add(first), pages) }
     }
 
     /// The memory of the pools of free pages and of holes in the reservation, and the chunk table.
