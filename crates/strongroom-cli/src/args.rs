@@ -70,8 +70,8 @@ Examples:
       Only what gpg-agent locks itself.
   strongroom run --receipt - -- openssl genpkey -algorithm ed25519
       And a line of JSON that says what was held, what was missing and why.
-  strongroom run --dumpable -- nginx
-      For a service that opens /dev/stdout or /dev/stderr as an ordinary user.
+  strongroom run --dumpable -- unshare -r id
+      For a program that writes its own /proc/self/uid_map or reads its /proc/self/environ.
 
 Levels:
   locked   Never swapped, in a core dump, shared with a child or left behind after free.
@@ -103,9 +103,10 @@ pub(crate) struct RunArgs {
 
     /// Let processes of the same user look into the program
     ///
-    /// Without this the process is non-dumpable, and an ordinary user's program then cannot open
-    /// /dev/stdout, /dev/stderr or /proc/self/fd/N. With it a debugger of the same user can attach and
-    /// make the program hand its secrets over.
+    /// Without this the process is non-dumpable, and an ordinary user's program then cannot open its
+    /// own /proc/self/environ, mem or pagemap, write its uid_map or oom_score_adj, or look into its
+    /// children's /proc/PID/fd. With it a debugger of the same user can attach and make the program hand
+    /// its secrets over.
     #[arg(long)]
     pub(crate) dumpable: bool,
 

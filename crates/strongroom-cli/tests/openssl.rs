@@ -227,8 +227,9 @@ fn without_figures(mut transcript: Transcript) -> Transcript {
     for text in [&mut transcript.stdout, &mut transcript.stderr] {
         let mut last = ' ';
         text.retain(|c| {
-            let is_kept =
-                !(c.is_ascii_digit() || c == '.') && !(c.is_whitespace() && last.is_whitespace());
+            let is_figure = c.is_ascii_digit() || c == '.';
+            let is_gap = c.is_whitespace() && last.is_whitespace();
+            let is_kept = !(is_figure || is_gap);
             if is_kept {
                 last = c;
             }

@@ -46,6 +46,9 @@ pub enum Reason {
     CannotHide,
     /// The process is traced by another one.
     Traced,
+    /// Between exec and the start of protection the process is dumpable, and no Yama keeps
+    /// processes of the same user out meanwhile.
+    StartUnguarded,
     /// This kind of mapping cannot be concealed in place: a stack, a shared or an executable mapping.
     NotConcealable,
     /// The object that would protect the program cannot be loaded into it.
@@ -77,6 +80,7 @@ impl Reason {
             Reason::Dumpable => "dumpable",
             Reason::CannotHide => "cannot-hide",
             Reason::Traced => "traced",
+            Reason::StartUnguarded => "start-unguarded",
             Reason::NotConcealable => "not-concealable",
             Reason::CannotPreload => "cannot-preload",
             Reason::OwnAllocator => "own-allocator",
@@ -104,6 +108,9 @@ impl Reason {
             }
             Reason::Dumpable => "run without --dumpable",
             Reason::Traced => "end the debugger or tracer that is attached",
+            Reason::StartUnguarded => {
+                "sysctl kernel.yama.ptrace_scope=1, on a kernel with CONFIG_SECURITY_YAMA"
+            }
             Reason::CannotPreload => {
                 "use a dynamically linked glibc build of the program that is not setuid"
             }
@@ -146,6 +153,9 @@ impl fmt::Display for Reason {
             }
             Reason::CannotHide => f.write_str("the process could not be made non-dumpable"),
             Reason::Traced => f.write_str("another process traces this one"),
+            Reason::StartUnguarded => f.write_str(
+                "a process of the same user could open /proc/PID/mem in the instant between exec and the start of protection",
+            ),
             Reason::NotConcealable => {
                 f.write_str("stacks, shared and executable mappings cannot be concealed in place")
             }

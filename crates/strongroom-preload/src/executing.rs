@@ -36,29 +36,57 @@ fn judge(verdict: Result<Program, Unprotectable>, path: &CStr) -> Result<bool, E
         return Ok(false);
     };
     match verdict {
-        Ok(program) => Ok(program.python),
+        Ok(program) if object_is_there(started) => Ok(program.python),
+        Ok(_) => {
+            let object = first_preload(started.preload.unwrap_or_default()).escape_ascii();
+            let what = format_args!("the object {object} is not there, as in a chroot");
+            refuse_or_warn(
+                started,
+                path,
+                what,
+                "put it there at the same path, readable",
+            )
+        }
         // The kernel says it better.
         Err(reason) if reason.cause.stops_exec() => Ok(false),
-        Err(reason) => {
-            let mut line = Line::default();
-            let name = path.to_bytes().escape_ascii();
-            let outcome = if started.config.best_effort {
-                "runs unprotected"
-            } else {
-                "is not started"
-            };
-            let _ = write!(line, "strongroom: {name} {outcome}: {reason}");
-            if !reason.cause.fix().is_empty() {
-                let _ = write!(line, "; {}", reason.cause.fix());
-            }
-            line.complain();
-            if started.config.best_effort {
-                Ok(false)
-            } else {
-                Err(Errno::PERM)
-            }
-        }
+        Err(reason) => refuse_or_warn(started, path, format_args!("{reason}"), reason.cause.fix()),
     }
+}
+
+/// Says that the next program cannot be protected; without `--best-effort` it does not start.
+fn refuse_or_warn(
+    started: &Started,
+    path: &CStr,
+    why: core::fmt::Arguments<'_>,
+    fix: &str,
+) -> Result<bool, Errno> {
+    let mut line = Line::default();
+    let name = path.to_bytes().escape_ascii();
+    let going_on = started.config.best_effort;
+    let outcome = if going_on {
+        "runs unprotected"
+    } else {
+        "is not started"
+    };
+    let _ = write!(line, "strongroom: {name} {outcome}: {why}");
+    if !fix.is_empty() {
+        let _ = write!(line, "; {fix}");
+    }
+    line.complain();
+    if going_on {
+        Ok(false)
+    } else {
+        Err(Errno::PERM)
+    }
+}
+
+/// Whether the loader of the next program will find this object: in a chroot it may not be, and the
+/// loader goes on without it.
+fn object_is_there(started: &Started) -> bool {
+    let Some(preload) = started.preload else {
+        return true;
+    };
+    rustix::fs::access(first_preload(preload), rustix::fs::Access::READ_OK).is_ok()
 }
 
 /// Room for this many pointers lies on the stack.

@@ -91,7 +91,10 @@ pub(crate) unsafe fn make_secret(range: Range<usize>) -> Result<(), Errno> {
 
 /// The memory is locked and no more: an error where the user named the level.
 fn only_locked(reason: Reason, strict: bool) -> Result<(), Errno> {
-    lose(Level::Hidden.protections() - Level::Locked.protections());
+    lose(
+        Level::Hidden.protections() - Level::Locked.protections(),
+        Reason::NotConcealable,
+    );
     complain(reason);
     if strict { Err(Errno::PERM) } else { Ok(()) }
 }
@@ -192,7 +195,10 @@ fn lock_current() -> Result<(), Errno> {
             // SAFETY: locking changes no contents.
             unsafe { memory::lock(range.start as *mut u8, range.len()) }
                 .map_err(|_| Errno::NOMEM)?;
-            lose(Protections::NO_PEEK | Protections::NO_PIN | Protections::NO_DIRECT_MAP);
+            lose(
+                Protections::NO_PEEK | Protections::NO_PIN | Protections::NO_DIRECT_MAP,
+                Reason::NotConcealable,
+            );
         }
     }
     Ok(())

@@ -7,7 +7,7 @@
 use crate::receipts;
 use core::ffi::{CStr, c_char, c_int};
 use core::fmt::Write;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::OnceLock;
 use strongroom::fork;
 use strongroom::heap;
@@ -27,8 +27,10 @@ pub(crate) const LIBC: u8 = 2;
 
 static SOURCE: AtomicU8 = AtomicU8::new(UNKNOWN);
 static STARTING: AtomicBool = AtomicBool::new(false);
-/// The bits of the protections that the process lost while it ran, see [`lose`].
-static LOST: AtomicU64 = AtomicU64::new(0);
+/// For each of [`WHY`], the bits of the protections that are lost for it.
+static LOST: [AtomicU32; WHY.len()] = [const { AtomicU32::new(0) }; WHY.len()];
+/// What can make a process lose protections after they were arranged.
+const WHY: [Reason; 3] = [Reason::NotConcealable, Reason::OwnAllocator, Reason::Traced];
 
 /// What was arranged.
 pub(crate) struct Started {
@@ -56,15 +58,22 @@ pub(crate) fn started() -> Option<&'static Started> {
     STARTED.get()
 }
 
-/// Notes that protections no longer hold for all that was asked: mlockall met a stack, say.
-pub(crate) fn lose(protections: Protections) {
-    LOST.fetch_or(u64::from(protections.bits()), Ordering::Relaxed);
+/// Notes that protections do not hold for all that was asked: mlockall met a stack, say. `reason`
+/// must be one of [`WHY`].
+pub(crate) fn lose(protections: Protections, reason: Reason) {
+    for (lost, _) in LOST.iter().zip(WHY).filter(|(_, why)| *why == reason) {
+        lost.fetch_or(protections.bits(), Ordering::Relaxed);
+    }
 }
 
 /// The receipt as of now.
 pub(crate) fn receipt(started: &Started) -> Receipt {
-    let lost = Protections::from_bits_truncate(LOST.load(Ordering::Relaxed) as u32);
-    started.receipt.lack(lost, Reason::NotConcealable)
+    LOST.iter()
+        .zip(WHY)
+        .fold(started.receipt, |receipt, (lost, why)| {
+            let lost = Protections::from_bits_truncate(lost.load(Ordering::Relaxed));
+            receipt.lack(lost, why)
+        })
 }
 
 /// Says why the program cannot be protected and ends it.
@@ -177,7 +186,8 @@ fn hide(config: &Config<'_>) -> Result<(), Reason> {
         return Err(Reason::Dumpable);
     }
     match process::set_dumpable(false) {
-        Ok(()) => Ok(()),
+        Ok(()) if start_was_guarded() => Ok(()),
+        Ok(()) => Err(Reason::StartUnguarded),
         Err(_) if config.best_effort => Err(Reason::CannotHide),
         Err(errno) => refuse(
             format_args!(
@@ -188,6 +198,13 @@ fn hide(config: &Config<'_>) -> Result<(), Reason> {
             "allow prctl in the seccomp filter, or run with --dumpable",
         ),
     }
+}
+
+/// Whether nobody of the same user could have opened /proc/PID/mem for writing before now: exec
+/// makes a process dumpable (begin_new_exec in fs/exec.c), and such a descriptor stays good. Yama
+/// lets only ancestors in from scope 1 on.
+fn start_was_guarded() -> bool {
+    limits::number_in(c"/proc/sys/kernel/yama/ptrace_scope").is_ok_and(|scope| scope >= 1)
 }
 
 /// Tells the verifier, where there is one, and refuses to run under any other tracer.
@@ -201,7 +218,7 @@ fn announce() {
                 Reason::OwnAllocator.fix(),
             );
         }
-        lose(Level::Hidden.protections());
+        lose(Level::Hidden.protections(), Reason::OwnAllocator);
     }
     let (region_address, region_length) = heap::global().first_chunk();
     let hello = Handshake {

@@ -120,7 +120,7 @@ fn numbers(room: &Room) -> Vec<Number> {
 
 /// Bytes of pairs of hexadecimal digits.
 pub(crate) fn unhex(digits: &str) -> Vec<u8> {
-    assert!(digits.len() % 2 == 0, "half a byte: {digits}");
+    assert!(digits.len().is_multiple_of(2), "half a byte: {digits}");
     (0..digits.len())
         .step_by(2)
         .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal"))

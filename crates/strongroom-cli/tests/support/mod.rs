@@ -43,14 +43,14 @@ pub(crate) fn skip(reason: &str) {
     );
     // Not eprintln!: the test harness would swallow it.
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
-    if let Some(path) = std::env::var_os("STRONGROOM_SKIP_LOG") {
-        if let Ok(mut log) = std::fs::File::options()
+    let log = std::env::var_os("STRONGROOM_SKIP_LOG").map(|path| {
+        std::fs::File::options()
             .append(true)
             .create(true)
             .open(path)
-        {
-            let _ = log.write_all(format!("{test}: {reason}\n").as_bytes());
-        }
+    });
+    if let Some(Ok(mut log)) = log {
+        let _ = log.write_all(format!("{test}: {reason}\n").as_bytes());
     }
 }
 

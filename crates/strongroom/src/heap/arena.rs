@@ -9,13 +9,25 @@ use super::metadata::{Chunk, Metadata, max_chunks};
 use crate::keeper::{Keeper, refusal};
 use strongroom_core::Reason;
 use strongroom_core::pool::RunPool;
-use strongroom_sys::memory::{self, Place};
+use strongroom_sys::memory::{self, Advice, Place};
 use strongroom_sys::{Errno, PAGE};
 
 /// The largest chunk, in pages: what one direct-map entry of the kernel covers.
 pub(super) const CHUNK_MAX: usize = 2 * 1024 * 1024 / PAGE;
 /// The smallest that is asked for first, in pages.
 const CHUNK_MIN: usize = 64 * 1024 / PAGE;
+
+/// Reserves address space that no core dump writes out: a debugger's would be as long as it is.
+///
+/// # Safety
+/// As [`memory::reserve`].
+pub(super) unsafe fn reserve(place: Place, len: usize) -> Result<*mut u8, Errno> {
+    // SAFETY: the caller's promise.
+    let start = unsafe { memory::reserve(place, len) }?;
+    // SAFETY: reserved above. Where it is refused, a core dump is longer and holds no secret.
+    let _ = unsafe { memory::advise(start, len, Advice::LinuxDontDump) };
+    Ok(start)
+}
 
 /// The pages of a heap. All positions and lengths are in pages from [`Arena::base`].
 pub(super) struct Arena {
@@ -64,7 +76,7 @@ impl Arena {
         budget: usize,
     ) -> Result<Self, Errno> {
         // SAFETY: a new mapping replaces nothing.
-        let base = unsafe { memory::reserve(Place::Anywhere, pages * PAGE) }?;
+        let base = unsafe { reserve(Place::Anywhere, pages * PAGE) }?;
         let metadata = Metadata::reserve(pages).inspect_err(|_| {
             // SAFETY: mapped above, and nobody has a pointer into it.
             let _ = unsafe { memory::unmap(base, pages * PAGE) };
@@ -224,7 +236,7 @@ impl Arena {
             // The file dies with its mapping and the kernel zeroes its pages (mm/secretmem.c); locked
             // memory was wiped when it was freed.
             // SAFETY: the chunk is wholly free, so nobody has a pointer into it.
-            if unsafe { memory::reserve(Place::Over(start), len * PAGE) }.is_err() {
+            if unsafe { reserve(Place::Over(start), len * PAGE) }.is_err() {
                 // No room for one more mapping: the chunk stays.
                 let _ = self.free.give(first, len);
                 continue;
@@ -299,9 +311,8 @@ impl Arena {
             // SAFETY: the pages are in the reservation and in no chunk, so nobody uses them.
             if let Err(reason) = unsafe { self.keeper.map(place, len * PAGE) } {
                 // SAFETY: the pieces before this one were mapped by this call and are in no chunk.
-                let undone = unsafe {
-                    memory::reserve(Place::Over(self.address(first)), (page - first) * PAGE)
-                };
+                let undone =
+                    unsafe { reserve(Place::Over(self.address(first)), (page - first) * PAGE) };
                 debug_assert!(piece == 0 || undone.is_ok());
                 return Err(reason);
             }
