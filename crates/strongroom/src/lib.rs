@@ -29,3 +29,8 @@ pub use policy::{Policy, Refused};
 pub use region::Region;
 pub use secret::{Reading, Secret, SecretBytes, Writing, receipt, start};
 pub use strongroom_core::{Level, Protection, Protections, Reason, Receipt};
+
+/// The README's example is compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
