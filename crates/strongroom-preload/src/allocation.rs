@@ -45,7 +45,8 @@ fn allocate(size: usize) -> *mut c_void {
 #[inline(never)]
 fn fail(size: usize) -> *mut c_void {
     static SAID: AtomicBool = AtomicBool::new(false);
-    if size <= MOST
+    // Sizes that no machine has are a program's way to ask, not a limit's doing.
+    if size <= heap().capacity()
         && !SAID.swap(true, Ordering::Relaxed)
         && let Some(reason) = heap().last_refusal()
     {

@@ -65,7 +65,10 @@ fn map(
     offset: libc::off_t,
 ) -> Result<usize, Errno> {
     // Secret memory comes after: the kernel's own lock would be charged twice.
-    let wants = flags & libc::MAP_LOCKED != 0 || locking::future();
+    let arena = crate::start::maps_arenas()
+        && flags & libc::MAP_ANONYMOUS != 0
+        && access == libc::PROT_READ | libc::PROT_WRITE;
+    let wants = flags & libc::MAP_LOCKED != 0 || locking::future() || arena;
     let private = flags & libc::MAP_TYPE == libc::MAP_PRIVATE && access & libc::PROT_EXEC == 0;
     let conceal = wants && private && flags & (libc::MAP_STACK | libc::MAP_GROWSDOWN) == 0;
     let passed = if conceal {
@@ -99,7 +102,7 @@ fn map(
             // mmap(2): a MAP_LOCKED mapping that cannot be locked may fail with EAGAIN.
             if errno != Errno::NOSYS {
                 let _ = call(libc::SYS_munmap, [range.start, range.len(), 0, 0, 0, 0]);
-                return Err(Errno::AGAIN);
+                return Err(if arena { Errno::NOMEM } else { Errno::AGAIN });
             }
         }
     }

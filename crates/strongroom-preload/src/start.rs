@@ -32,6 +32,15 @@ static LOST: [AtomicU32; WHY.len()] = [const { AtomicU32::new(0) }; WHY.len()];
 /// What can make a process lose protections after they were arranged.
 const WHY: [Reason; 3] = [Reason::NotConcealable, Reason::OwnAllocator, Reason::Traced];
 
+/// Whether the program takes arenas by mmap that belong to its heap: CPython's allocator for small
+/// objects does, where PYTHONMALLOC is not heeded (`python3 -E`, `-I`).
+static ARENAS: AtomicBool = AtomicBool::new(false);
+
+/// Whether memory that the program maps is to be secret, as its heap is.
+pub(crate) fn maps_arenas() -> bool {
+    ARENAS.load(Ordering::Relaxed)
+}
+
 /// What was arranged.
 pub(crate) struct Started {
     pub(crate) config: Config<'static>,
@@ -220,6 +229,11 @@ fn announce() {
         }
         lose(Level::Hidden.protections(), Reason::OwnAllocator);
     }
+    // SAFETY: the name is a C string.
+    let python = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"PyObject_Malloc".as_ptr()) };
+    if config.scope == Scope::Heap && started.keeper.is_some() {
+        ARENAS.store(!python.is_null(), Ordering::Relaxed);
+    }
     let (region_address, region_length) = heap::global().first_chunk();
     let hello = Handshake {
         version: handshake::VERSION,
@@ -245,11 +259,24 @@ fn announce() {
     }
 }
 
-/// Whether the program's malloc is this object's: one that is linked into it comes first.
+/// Whether the program's malloc is this object's: one that is linked into it comes first. Its address
+/// does not tell (in an executable that is not position-independent it may be that of a stub there),
+/// so it is called.
 fn malloc_is_ours() -> bool {
     // SAFETY: the name is a C string.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"malloc".as_ptr()) };
-    found.addr() == (crate::allocation::malloc as *const ()).addr()
+    if found.is_null() {
+        return false;
+    }
+    // SAFETY: whatever is found is the program's malloc.
+    let malloc: extern "C" fn(usize) -> *mut u8 = unsafe { core::mem::transmute(found) };
+    let block = malloc(1);
+    let ours = heap::global().contains(block);
+    if ours {
+        // SAFETY: a block of the heap, given to nobody. One of another malloc stays: a few bytes.
+        unsafe { heap::global().free(block) };
+    }
+    ours
 }
 
 /// The strings of the environment that concern this object.

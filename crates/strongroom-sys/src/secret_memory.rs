@@ -35,17 +35,31 @@ pub fn set_length(file: &OwnedFd, len: usize) -> Result<(), Errno> {
 /// # Safety
 /// With [`memory::Place::Over`], the range must be the caller's to replace.
 pub unsafe fn map(file: &OwnedFd, place: memory::Place, len: usize) -> Result<*mut u8, Errno> {
-    let (hint, fixed) = place.hint();
-    // SAFETY: a new mapping, or one over a range that the caller may replace.
+    // The kernel refuses a mapping beyond RLIMIT_MEMLOCK only after it has unmapped what the new
+    // one was to replace (secretmem_mmap; 6.18), and somebody else's next mapping may land in that
+    // hole. So it is made elsewhere and moved over.
+    // SAFETY: a new mapping replaces nothing.
     let start = unsafe {
         rustix::mm::mmap(
-            hint,
+            core::ptr::null_mut(),
             len,
             ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::SHARED | fixed,
+            MapFlags::SHARED,
             file,
             0,
         )
-    }?;
-    Ok(start.cast())
+    }?
+    .cast::<u8>();
+    let memory::Place::Over(to) = place else {
+        return Ok(start);
+    };
+    // SAFETY: mapped above; the caller's promise about the place.
+    match unsafe { memory::move_over(start, len, to) } {
+        Ok(()) => Ok(to),
+        Err(errno) => {
+            // SAFETY: mapped above, and nobody has seen it.
+            let _ = unsafe { memory::unmap(start, len) };
+            Err(errno)
+        }
+    }
 }

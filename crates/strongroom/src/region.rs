@@ -71,8 +71,12 @@ impl Region {
             })
         });
         if let Err(reason) = noted {
-            // SAFETY: made above, and nobody else knows it.
-            let _ = unsafe { memory::unmap(outer, len + 2 * PAGE) };
+            // After another failure than the limit's, somebody else's mapping may be in the range by
+            // now (see heap/arena.rs): the addresses are given up, not unmapped.
+            if matches!(reason, Reason::LockLimit { .. }) {
+                // SAFETY: made above, and nobody else knows it.
+                let _ = unsafe { memory::unmap(outer, len + 2 * PAGE) };
+            }
             return Err(refused(reason));
         }
         Ok(Self {

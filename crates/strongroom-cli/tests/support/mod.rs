@@ -12,7 +12,14 @@
 #![allow(
     dead_code,
     unused_imports,
+    unused_macros,
     reason = "every test file compiles this module and uses its own part"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
 )]
 
 pub(crate) mod chance;

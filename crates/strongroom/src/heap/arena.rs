@@ -280,12 +280,14 @@ impl Arena {
             None => return Err(full),
         };
         let result = self.map_at(first, pages);
-        match result {
-            Ok(()) if fresh => self.top += pages,
-            Err(_) if !fresh => {
-                let _ = self.holes.give(first, pages);
-            }
-            _ => {}
+        // At the limit the keeper fails before it touches the range. After any other failure nobody
+        // can tell whether the kernel left a hole there that somebody else's mapping is in by now:
+        // such a range is not used again.
+        let untouched = matches!(result, Err(Reason::LockLimit { .. }));
+        if fresh && !untouched {
+            self.top += pages;
+        } else if !fresh && untouched {
+            let _ = self.holes.give(first, pages);
         }
         result
     }

@@ -212,6 +212,11 @@ impl Heap {
             .is_some_and(|inner| inner.offset(address) < inner.len)
     }
 
+    /// How much the heap could ever hold, in bytes; 0 before its first use.
+    pub fn capacity(&self) -> usize {
+        self.started().map_or(0, |inner| inner.len)
+    }
+
     /// Whether the address lies in what the heap knows of its blocks: no secret, not locked.
     pub fn is_metadata(&self, address: *const u8) -> bool {
         self.started()
