@@ -1,6 +1,13 @@
 //! What `strongroom run` refuses to start, with cause and fix, and what a program that it
 //! does start finds as it would have without.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
 mod support;
 
 use std::fs::{self, Permissions};
