@@ -140,6 +140,10 @@ fn replace(entry: &Entry, copy: bool) -> Result<usize, Reason> {
     // `copy`, absent from this process, whose only thread this is.
     unsafe {
         if !copy {
+            // Nothing was inherited here; reserved, the hole is not where the new mapping is made
+            // before it is moved into place.
+            memory::reserve(Place::Over(start), len)
+                .map_err(|errno| refusal("mmap", errno, len))?;
             keeper::SECRETMEM.map(Place::Over(start), len)?;
             set_access(entry, start)?;
             return Ok(0);

@@ -208,6 +208,9 @@ fn replace_chunks(inner: &Inner, arena: &Arena) -> Result<usize, Reason> {
                     }
                 });
             }
+            // A run that another thread was giving up holds whatever that thread wrote since.
+            // SAFETY: the first unit of a run.
+            None if unsafe { inner.metadata.state(first * PAGE / UNIT) } != PAGES => {}
             // SAFETY: a run of pages in both ranges.
             None => copied += unsafe { copy_resident(inner, shadow, first, pages) },
         });
@@ -347,7 +350,8 @@ fn reclaim_lost_caches(inner: &'static Inner) {
             // SAFETY: this thread's own cache.
             !mine.is_null() && unsafe { (*mine).holds(class, unit) }
         }),
-        // Another thread was giving this run up when the fork came.
+        // Another thread was giving this run up when the fork came. It was wiped before it was marked
+        // free, and is zero here: not copied, or copied on write as of the fork.
         // SAFETY: a unit in use.
         None if unsafe { inner.metadata.state(first * PAGE / UNIT) } != PAGES => {
             dead_runs.push(first, pages)

@@ -331,10 +331,11 @@ impl Inner {
     pub(super) fn give_pages(&self, unit: usize) {
         let first = unit * UNIT / PAGE;
         let pages = self.run_pages(unit);
+        // Wiped first: a fork in between finds a block in use, or a free one that is zero.
         // SAFETY: the block is the caller's to give up.
         unsafe {
-            self.metadata.set_state(unit, FREE);
             self.wipe_resident(first, pages);
+            self.metadata.set_state(unit, FREE);
         }
         lock(&self.arena).give(first, pages);
     }
