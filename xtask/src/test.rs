@@ -28,7 +28,7 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<(), String> {
         root,
         &skips,
         "the tests",
-        &["test", "--workspace", "--all-targets"],
+        &["test", "--workspace", "--all-targets", "--no-fail-fast"],
         args,
     )
     .and_then(|()| {

@@ -105,6 +105,15 @@ impl Still {
 
     /// In the child. Returns the bytes copied.
     pub(super) fn rebuild_in_child(&self) -> Result<usize, Reason> {
+        // What is not inherited leaves holes. Reserved, they are not where the kernel puts a mapping
+        // that is to be moved there in the end.
+        self.heaps.reserve_holes()?;
+        let zeros = |e: &&Entry| e.holder == Holder::Secretmem && e.child == Child::Zeros;
+        for entry in self.ledger.entries().iter().filter(zeros) {
+            // SAFETY: nothing of this process's is in a range that it did not inherit.
+            unsafe { memory::reserve(Place::Over(entry.start as *mut u8), entry.len()) }
+                .map_err(|errno| refusal("mmap", errno, entry.len()))?;
+        }
         let closed = |e: &&Entry| e.holder == Holder::Heap;
         for entry in self.ledger.entries().iter().filter(closed) {
             // SAFETY: pages of a heap, inherited, to be copied from.

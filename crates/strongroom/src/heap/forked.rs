@@ -143,6 +143,22 @@ impl LockedHeaps {
         })
     }
 
+    /// In the child: reserves the places of chunks that it did not inherit.
+    pub(crate) fn reserve_holes(&self) -> Result<(), Reason> {
+        self.arenas(|inner, arena| {
+            if inner.keeper.copies_on_write() || inner.policy.fork() == ForkPolicy::Copy {
+                return Ok(());
+            }
+            for chunk in arena.chunks() {
+                let place = Place::Over(arena.address(chunk.page as usize));
+                // SAFETY: a place of this heap's, where nothing is.
+                unsafe { memory::reserve(place, chunk.pages as usize * PAGE) }
+                    .map_err(|errno| crate::keeper::refusal("mmap", errno, 0))?;
+            }
+            Ok(())
+        })
+    }
+
     /// In the child: gives it memory of its own at the same addresses. Returns the bytes copied.
     pub(crate) fn rebuild_in_child(&self) -> Result<usize, Reason> {
         let mut copied = 0;
