@@ -37,6 +37,9 @@ impl Machine {
             memory_gib: kib.div_ceil(1 << 20),
             kernel: process::output(Command::new("uname").arg("-r"))?
                 .trim()
+                .split('-')
+                .next()
+                .unwrap_or_default()
                 .to_owned(),
             date: process::output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?
                 .trim()

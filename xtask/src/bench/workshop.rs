@@ -18,6 +18,14 @@ pub(super) struct Workshop {
     sources: PathBuf,
 }
 
+/// A command without what cargo tells its own children: a loader that searches cargo's directories
+/// too makes three times the calls of one that does not.
+fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env_remove("LD_LIBRARY_PATH");
+    command
+}
+
 impl Workshop {
     /// Builds the command, which holds the preload object, as a release.
     pub(super) fn open(root: &Path) -> Result<Self> {
@@ -82,7 +90,7 @@ impl Workshop {
 
     /// A command as it is.
     pub(super) fn plain(&self, program: impl AsRef<OsStr>) -> Command {
-        Command::new(program)
+        command(program)
     }
 
     /// The same under `strongroom run`: hidden, or not at all.
@@ -92,7 +100,7 @@ impl Workshop {
 
     /// As [`Workshop::protected`], in another scope.
     pub(super) fn protected_as(&self, scope: &str, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new(self.path().join("strongroom"));
+        let mut command = command(self.path().join("strongroom"));
         command
             .args(["run", "--level", "hidden", "--scope", scope, "--"])
             .arg(program);

@@ -4,6 +4,7 @@
 //! it: the verifier is not its child, and is gone once the program may run.
 
 use super::locate;
+use super::one_processor::OneProcessor;
 use super::preload::Object;
 use super::receipt::Unprotected;
 use super::verify;
@@ -73,7 +74,16 @@ impl Launch<'_> {
         let Ok(tracee) = attach(launcher_end, launcher) else {
             return failure::STATUS;
         };
-        match verify::until_protected(&tracee, launcher, self.object.path(), &self.unprotected) {
+        let one_processor = OneProcessor::share(launcher);
+        let before_leaving = || one_processor.as_ref().map_or(Ok(()), OneProcessor::end);
+        let verified = verify::until_protected(
+            &tracee,
+            launcher,
+            self.object.path(),
+            &self.unprotected,
+            before_leaving,
+        );
+        match verified {
             Ok(()) => 0,
             // It was killed meanwhile.
             Err(Errno::SRCH | Errno::CHILD) => 0,

@@ -4,6 +4,7 @@ mod environment;
 mod launch;
 mod limits;
 mod locate;
+mod one_processor;
 mod preload;
 mod receipt;
 mod verify;

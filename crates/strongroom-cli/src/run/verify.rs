@@ -73,15 +73,21 @@ const OBJECT: &[i64] = &[
 ];
 
 /// Watches the process from before its exec until it is protected, has been refused, or is gone.
+/// Calls `before_leaving` before it lets the process go on alone.
 ///
 /// # Errors
-/// Those of ptrace: the caller's end then ends the process.
+/// Those of ptrace and of `before_leaving`: the caller's end then ends the process.
 pub(super) fn until_protected(
     tracee: &Tracee,
     pid: i32,
     object: &Path,
     unprotected: &Unprotected<'_>,
+    before_leaving: impl Fn() -> Result<(), Errno>,
 ) -> Result<(), Errno> {
+    let leave = || {
+        before_leaving()?;
+        tracee.resume(Resume::Detached, 0)
+    };
     let mut gate: Option<Gate<'_>> = None;
     loop {
         let stop = tracee.wait()?;
@@ -103,7 +109,7 @@ pub(super) fn until_protected(
                 Step::On => tracee.resume(Resume::ToCall, 0)?,
                 Step::Protected => {
                     tracee.replace_call(&farewell(pid))?;
-                    return tracee.resume(Resume::Detached, 0);
+                    return leave();
                 }
                 Step::Ending => return tracee.resume(Resume::Detached, 0),
                 Step::Refuse(failure) => {
@@ -117,7 +123,7 @@ pub(super) fn until_protected(
                             [failure::STATUS.into()],
                         ))?;
                     }
-                    return tracee.resume(Resume::Detached, 0);
+                    return leave();
                 }
             },
             (Stop::Call | Stop::Other, _) => tracee.resume(onward, 0)?,
