@@ -80,6 +80,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
 fn count(bench: &Bench, command: &Command) -> Result<[f64; 3]> {
     let file = bench.workshop.path().join("counts");
     let mut perf = Command::new("perf");
+    perf.env_remove("LD_LIBRARY_PATH");
     perf.args(["stat", "-x,", "-e", &EVENTS.join(","), "-o"])
         .arg(&file)
         .arg("--")
