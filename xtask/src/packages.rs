@@ -3,10 +3,11 @@
 use std::process::Command;
 
 /// What is installed where it is missing.
-const PACKAGES: [&str; 15] = [
+const PACKAGES: [&str; 16] = [
     "ca-certificates",
     "g++",
     "gcc",
+    "gdb",
     "git",
     "gnupg",
     "gpg-agent",

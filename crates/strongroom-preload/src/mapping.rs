@@ -1,25 +1,25 @@
-//! mmap, munmap, mprotect, madvise, mremap: on ranges that are kept, they do what the program
+//! mmap, munmap, mprotect, mremap: on ranges that are kept, they do what the program
 //! expects of ordinary memory; on all others they are the system calls.
 
 use crate::real::{returned, set_errno};
-use crate::{advice, locking};
+use crate::{advice, advising, locking};
 use core::ffi::{c_int, c_void};
 use core::ops::Range;
 use strongroom::heap;
 use strongroom::ledger::{self, Child, Entry, Holder, Ledger};
 use strongroom::resident;
-use strongroom_sys::memory::{self, Advice};
+use strongroom_sys::memory;
 use strongroom_sys::{Errno, PAGE, page_ceil, raw};
 
 const READ: u32 = libc::PROT_READ as u32;
 const WRITE: u32 = libc::PROT_WRITE as u32;
 
-fn call(number: libc::c_long, arguments: [usize; 6]) -> Result<usize, Errno> {
+pub(crate) fn call(number: libc::c_long, arguments: [usize; 6]) -> Result<usize, Errno> {
     // SAFETY: the program's own call, with its own arguments.
     raw::check(unsafe { raw::syscall(number as usize, arguments) })
 }
 
-fn status(result: Result<(), Errno>) -> c_int {
+pub(crate) fn status(result: Result<(), Errno>) -> c_int {
     match result {
         Ok(()) => 0,
         Err(errno) => {
@@ -48,7 +48,7 @@ pub(crate) fn touches_kept(range: &Range<usize>) -> bool {
 }
 
 /// The page-aligned range, where it concerns the ledger at all.
-fn kept(start: usize, len: usize) -> Option<Range<usize>> {
+pub(crate) fn kept(start: usize, len: usize) -> Option<Range<usize>> {
     if ledger::is_empty() || !start.is_multiple_of(PAGE) {
         return None;
     }
@@ -152,14 +152,14 @@ fn forget(range: &Range<usize>) -> Result<(), Errno> {
 
 /// Makes the ledger tell the truth about the range before anything is wiped on its word: what libc
 /// unmapped by itself may be something else by now. Without /proc it tells nothing then.
-fn trust(ledger: &mut Ledger, range: &Range<usize>) {
+pub(crate) fn trust(ledger: &mut Ledger, range: &Range<usize>) {
     if ledger.reconcile_within(range).is_err() {
         let _ = ledger.cut(range);
     }
 }
 
 /// Zeroes the pages of the range that exist and that entries keep.
-fn wipe_kept(entries: &[Entry], range: &Range<usize>) {
+pub(crate) fn wipe_kept(entries: &[Entry], range: &Range<usize>) {
     for entry in entries {
         let part = entry.start.max(range.start)..entry.end.min(range.end);
         let (start, len) = (part.start as *mut u8, part.len());
@@ -227,7 +227,7 @@ pub unsafe extern "C" fn mprotect(start: *mut c_void, len: usize, access: c_int)
 
 /// The page-aligned range, where it lies in the heap: a program may protect or advise pages that it
 /// got from posix_memalign.
-fn in_heap(start: usize, len: usize) -> Option<Range<usize>> {
+pub(crate) fn in_heap(start: usize, len: usize) -> Option<Range<usize>> {
     let range = start..start.checked_add(page_ceil(len)?)?;
     let inside = !range.is_empty()
         && start.is_multiple_of(PAGE)
@@ -259,91 +259,6 @@ fn protect_heap(range: Range<usize>, access: u32) -> Result<(), Errno> {
     noted.map_err(|_| Errno::NOMEM)
 }
 
-/// madvise(2).
-///
-/// # Safety
-/// As the system call.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn madvise(start: *mut c_void, len: usize, advice: c_int) -> c_int {
-    if let Some(range) = in_heap(start as usize, len) {
-        return status(advise_heap(&range, advice));
-    }
-    let plain = |range: Range<usize>| {
-        let arguments = [range.start, range.len(), advice as usize, 0, 0, 0];
-        call(libc::SYS_madvise, arguments)?;
-        match advice {
-            libc::MADV_WIPEONFORK => advice::note(&range, Some(Child::Zeros)),
-            libc::MADV_DONTFORK => advice::note(&range, Some(Child::Nothing)),
-            libc::MADV_KEEPONFORK | libc::MADV_DOFORK => advice::note(&range, None),
-            _ => {}
-        }
-        Ok(())
-    };
-    let result = match kept(start as usize, len) {
-        Some(range) => advise(&range, advice, plain),
-        // Bad alignment and the like: the kernel says what is wrong.
-        None => plain(start as usize..(start as usize).wrapping_add(len)),
-    };
-    status(result)
-}
-
-/// What advice means for pages of the heap: as for kept memory, but that a fork treats all alike.
-fn advise_heap(range: &Range<usize>, advice: c_int) -> Result<(), Errno> {
-    match advice {
-        libc::MADV_DONTNEED | libc::MADV_FREE | libc::MADV_DONTNEED_LOCKED => {
-            let (start, end) = (range.start, range.end);
-            let whole = Entry {
-                start,
-                end,
-                access: READ | WRITE,
-                holder: Holder::Heap,
-                child: Child::Copy,
-            };
-            wipe_kept(&[whole], range);
-            Ok(())
-        }
-        libc::MADV_DODUMP | libc::MADV_DONTDUMP => Ok(()),
-        libc::MADV_KEEPONFORK | libc::MADV_DOFORK => Ok(()),
-        advice if is_hint(advice) => Ok(()),
-        _ => Err(Errno::INVAL),
-    }
-}
-
-/// Whether the advice is about speed alone.
-fn is_hint(advice: c_int) -> bool {
-    matches!(
-        advice,
-        libc::MADV_NORMAL
-            | libc::MADV_RANDOM
-            | libc::MADV_SEQUENTIAL
-            | libc::MADV_WILLNEED
-            | libc::MADV_HUGEPAGE
-            | libc::MADV_NOHUGEPAGE
-            | libc::MADV_MERGEABLE
-            | libc::MADV_UNMERGEABLE
-            | libc::MADV_COLD
-            | libc::MADV_PAGEOUT
-            | libc::MADV_POPULATE_READ
-            | libc::MADV_POPULATE_WRITE
-            | libc::MADV_COLLAPSE
-    )
-}
-
-/// posix_madvise(3). Its POSIX_MADV_DONTNEED is a hint, as in glibc.
-#[unsafe(no_mangle)]
-pub extern "C" fn posix_madvise(start: *mut c_void, len: usize, advice: c_int) -> c_int {
-    if advice == libc::POSIX_MADV_DONTNEED || kept(start as usize, len).is_some() {
-        return 0;
-    }
-    match call(
-        libc::SYS_madvise,
-        [start as usize, len, advice as usize, 0, 0, 0],
-    ) {
-        Ok(_) => 0,
-        Err(errno) => errno.raw_os_error(),
-    }
-}
-
 /// Calls `plain` with each part of the range that is not kept, the ledger unlocked meanwhile.
 pub(crate) fn each_gap(
     range: &Range<usize>,
@@ -355,65 +270,6 @@ pub(crate) fn each_gap(
         let Some(gap) = gap else { break };
         at = gap.end;
         plain(gap)?;
-    }
-    Ok(())
-}
-
-/// What advice means for kept memory: contents and forks as asked, exposure never.
-fn advise(
-    range: &Range<usize>,
-    advice: c_int,
-    plain: impl Fn(Range<usize>) -> Result<(), Errno>,
-) -> Result<(), Errno> {
-    // What lies between kept ranges is ordinary memory.
-    each_gap(range, plain)?;
-    let mut ledger = ledger::open();
-    trust(&mut ledger, range);
-    let policy = crate::start::started().map_or(Child::Copy, |s| s.config.fork.child());
-    let mut child = |child: Child| {
-        ledger
-            .update(range, |e| e.child = child)
-            .map_err(|_| Errno::NOMEM)
-    };
-    match advice {
-        // Private anonymous memory reads zero after these; locked memory refuses them, and so do we not:
-        // the program may have been told that its lock succeeded long ago.
-        libc::MADV_DONTNEED | libc::MADV_FREE | libc::MADV_DONTNEED_LOCKED => {
-            wipe_kept(ledger.touching(range), range);
-            Ok(())
-        }
-        libc::MADV_WIPEONFORK => child(Child::Zeros),
-        libc::MADV_KEEPONFORK | libc::MADV_DOFORK => {
-            child(policy)?;
-            undo_fork_advice(&ledger, range, advice)
-        }
-        libc::MADV_DONTFORK => child(Child::Nothing),
-        // Never into a core dump, whatever is asked; locked memory takes this as given.
-        libc::MADV_DODUMP | libc::MADV_DONTDUMP => Ok(()),
-        advice if is_hint(advice) => Ok(()),
-        // MADV_REMOVE is for shared memory; the rest is unknown, or takes pages from their owner.
-        _ => Err(Errno::INVAL),
-    }
-}
-
-/// Locked memory carries the kernel's own advice once a fork saw it; take it back.
-fn undo_fork_advice(
-    ledger: &ledger::Ledger,
-    range: &Range<usize>,
-    advice: c_int,
-) -> Result<(), Errno> {
-    let advice = match advice {
-        libc::MADV_KEEPONFORK => Advice::LinuxKeepOnFork,
-        _ => Advice::LinuxDoFork,
-    };
-    for entry in ledger
-        .touching(range)
-        .iter()
-        .filter(|e| e.holder == Holder::Locked)
-    {
-        let part = entry.start.max(range.start)..entry.end.min(range.end);
-        // SAFETY: changes nothing in this process.
-        unsafe { memory::advise(part.start as *mut u8, part.len(), advice) }?;
     }
     Ok(())
 }
@@ -555,7 +411,7 @@ pub(crate) fn by_number(number: libc::c_long, a: [usize; 6]) -> Option<isize> {
             ) as isize,
             libc::SYS_munmap => munmap(start, len) as isize,
             libc::SYS_mprotect => mprotect(start, len, a[2] as c_int) as isize,
-            libc::SYS_madvise => madvise(start, len, a[2] as c_int) as isize,
+            libc::SYS_madvise => advising::madvise(start, len, a[2] as c_int) as isize,
             libc::SYS_mremap => {
                 mremap(start, len, a[2], a[3] as c_int, a[4] as *mut c_void) as isize
             }

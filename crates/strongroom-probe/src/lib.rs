@@ -1,0 +1,7 @@
+//! Everything that looks at memory from outside: attackers, each bound to one protection.
+//!
+//! The probe knows nothing of the library's code: an attacker sees a victim as any
+//! stranger does. Every claim is attacked beside a control on which the attack must
+//! succeed, or the proof is void.
+
+pub mod attack;
