@@ -107,7 +107,7 @@ fn advise(
     each_gap(range, plain)?;
     let mut ledger = ledger::open();
     trust(&mut ledger, range);
-    let policy = crate::start::started().map_or(Child::Copy, |s| s.config.fork.child());
+    let policy = crate::start::started().map_or(Child::Copy, |s| s.config.fork.into());
     let mut child = |child: Child| {
         ledger
             .update(range, |e| e.child = child)

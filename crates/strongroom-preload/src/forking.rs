@@ -1,9 +1,7 @@
-//! Forks that pass pthread_atfork by (`_Fork`, `clone`, bare system calls), bare system calls of
-//! the other families, and prctl.
+//! Forks that pass pthread_atfork by: `_Fork`, `clone`, bare system calls.
 
 use crate::real::{Real, returned, set_errno};
-use crate::{executing, mapping};
-use core::ffi::{c_char, c_int, c_long, c_ulong, c_void};
+use core::ffi::{c_int, c_long, c_void};
 use core::mem::transmute;
 use strongroom::fork;
 use strongroom_sys::{Errno, raw};
@@ -99,73 +97,9 @@ pub unsafe extern "C" fn clone(
     }
 }
 
-/// syscall(2). OpenSSL's secure heap locks by it, for one. The C function is variadic; taking
-/// seven words reads registers and one stack slot, whatever was passed (System V ABI, 3.2.3).
-///
-/// # Safety
-/// As the system call.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn syscall(
-    number: c_long,
-    a: usize,
-    b: usize,
-    c: usize,
-    d: usize,
-    e: usize,
-    f: usize,
-) -> c_long {
-    let arguments = [a, b, c, d, e, f];
-    let plain = || mapping::bare(number, arguments) as c_long;
-    match number {
-        libc::SYS_fork => follow(number, arguments),
-        // With a stack of its own the child could not return from here.
-        libc::SYS_clone if a as c_int & libc::CLONE_VM == 0 && b == 0 => follow(number, arguments),
-        libc::SYS_prctl => prctl(
-            a as c_int,
-            b as c_ulong,
-            c as c_ulong,
-            d as c_ulong,
-            e as c_ulong,
-        ) as c_long,
-        libc::SYS_execve => {
-            // SAFETY: the program's own arguments.
-            (unsafe { executing::execve(a as *const c_char, b as _, c as _) }) as c_long
-        }
-        libc::SYS_exit_group => {
-            crate::ending::write_receipt();
-            plain()
-        }
-        libc::SYS_mmap..=libc::SYS_munmap
-        | libc::SYS_mremap
-        | libc::SYS_madvise
-        | libc::SYS_mlock..=libc::SYS_munlockall
-        | libc::SYS_mlock2 => {
-            mapping::by_number(number, arguments).map_or_else(plain, |result| result as c_long)
-        }
-        _ => plain(),
-    }
-}
-
-fn follow(number: c_long, arguments: [usize; 6]) -> c_long {
+/// Forks by a bare system call.
+pub(crate) fn follow(number: c_long, arguments: [usize; 6]) -> c_long {
     // SAFETY: the program's own fork.
     let result = fork::follow(|| unsafe { raw::syscall(number as usize, arguments) });
     returned(result) as c_long
-}
-
-/// prctl(2): a program may not make itself dumpable again; it is told that it did.
-#[unsafe(no_mangle)]
-pub extern "C" fn prctl(option: c_int, b: c_ulong, c: c_ulong, d: c_ulong, e: c_ulong) -> c_int {
-    let keep_hidden = crate::start::started().is_some_and(|s| !s.config.dumpable);
-    if option == libc::PR_SET_DUMPABLE && b == 1 && keep_hidden {
-        return 0;
-    }
-    let arguments = [
-        option as usize,
-        b as usize,
-        c as usize,
-        d as usize,
-        e as usize,
-        0,
-    ];
-    mapping::bare(libc::SYS_prctl, arguments) as c_int
 }

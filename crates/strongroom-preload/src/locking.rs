@@ -57,7 +57,7 @@ pub(crate) unsafe fn make_secret(range: Range<usize>) -> Result<(), Errno> {
     let strict = started.config.level == Some(Level::Hidden) && !started.config.best_effort;
     let attempt = || {
         // SAFETY: the caller's promise.
-        unsafe { conceal(range.clone(), keeper, started.config.fork.child()) }
+        unsafe { conceal(range.clone(), keeper, started.config.fork.into()) }
     };
     let outcome = attempt().or_else(|failure| match failure {
         // What the heap keeps in reserve may be what is missing.

@@ -1,8 +1,8 @@
 //! mmap, munmap, mprotect, mremap: on ranges that are kept, they do what the program
 //! expects of ordinary memory; on all others they are the system calls.
 
-use crate::real::{returned, set_errno};
-use crate::{advice, advising, locking};
+use crate::real::set_errno;
+use crate::{advice, locking};
 use core::ffi::{c_int, c_void};
 use core::ops::Range;
 use strongroom::heap;
@@ -393,40 +393,4 @@ fn remap_kept(
         ledger.insert(moved).map_err(|_| Errno::NOMEM)?;
         Ok(new as usize)
     }
-}
-
-/// mmap by way of syscall(2), see `forking`.
-pub(crate) fn by_number(number: libc::c_long, a: [usize; 6]) -> Option<isize> {
-    let (start, len) = (a[0] as *mut c_void, a[1]);
-    // SAFETY: the program's own call, with its own arguments.
-    Some(unsafe {
-        match number {
-            libc::SYS_mmap => mmap(
-                start,
-                len,
-                a[2] as c_int,
-                a[3] as c_int,
-                a[4] as c_int,
-                a[5] as libc::off_t,
-            ) as isize,
-            libc::SYS_munmap => munmap(start, len) as isize,
-            libc::SYS_mprotect => mprotect(start, len, a[2] as c_int) as isize,
-            libc::SYS_madvise => advising::madvise(start, len, a[2] as c_int) as isize,
-            libc::SYS_mremap => {
-                mremap(start, len, a[2], a[3] as c_int, a[4] as *mut c_void) as isize
-            }
-            libc::SYS_mlock => locking::mlock(start, len) as isize,
-            libc::SYS_mlock2 => locking::mlock2(start, len, a[2] as u32) as isize,
-            libc::SYS_munlock => locking::munlock(start, len) as isize,
-            libc::SYS_mlockall => locking::mlockall(a[0] as c_int) as isize,
-            libc::SYS_munlockall => locking::munlockall() as isize,
-            _ => return None,
-        }
-    })
-}
-
-/// A bare system call's result.
-pub(crate) fn bare(number: libc::c_long, arguments: [usize; 6]) -> isize {
-    // SAFETY: the program's own call, with its own arguments.
-    returned(unsafe { raw::syscall(number as usize, arguments) })
 }

@@ -1,11 +1,9 @@
 //! Arranging the protection, before the program's own code runs.
 //!
-//! The constructor runs before any other object's (build.rs). A `malloc` that comes
-//! even earlier, from the loader, starts the same way: settings are read from the
+//! A `malloc` that comes even before the constructor, from the loader, starts it too: settings are read from the
 //! stack that the kernel prepared, not from libc, which is not initialised yet.
 
-use crate::receipts;
-use core::ffi::{CStr, c_char, c_int};
+use core::ffi::{CStr, c_char};
 use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::OnceLock;
@@ -96,15 +94,6 @@ fn refuse(what: core::fmt::Arguments<'_>, fix: &str) -> ! {
     process::exit_now(125)
 }
 
-#[used]
-#[unsafe(link_section = ".init_array")]
-static CONSTRUCTOR: extern "C" fn(c_int, *const *const c_char, *const *const c_char) = constructor;
-
-extern "C" fn constructor(_: c_int, _: *const *const c_char, _: *const *const c_char) {
-    let _ = source();
-    announce();
-}
-
 #[cold]
 fn start() -> u8 {
     if STARTING.swap(true, Ordering::Relaxed) {
@@ -171,7 +160,6 @@ fn start() -> u8 {
         keeper,
         receipt,
     };
-    receipts::prepare();
     let _ = STARTED.set(started);
     let source = if config.scope == Scope::Heap && keeper.is_some() {
         HEAP
@@ -217,7 +205,7 @@ fn start_was_guarded() -> bool {
 }
 
 /// Tells the verifier, where there is one, and refuses to run under any other tracer.
-fn announce() {
+pub(crate) fn announce() {
     let Some(started) = started() else { return };
     let config = &started.config;
     if config.scope == Scope::Heap && started.keeper.is_some() && !malloc_is_ours() {

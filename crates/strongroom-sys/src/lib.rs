@@ -14,9 +14,11 @@
 )))]
 compile_error!("strongroom runs on x86-64 Linux only, so far");
 
+pub mod bpf;
 pub mod limits;
 pub mod maps;
 pub mod memory;
+pub mod peek;
 pub mod process;
 pub mod raw;
 pub mod secret_memory;

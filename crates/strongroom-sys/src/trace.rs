@@ -119,6 +119,8 @@ pub enum Stop {
 pub enum Resume {
     /// To the next event.
     Free,
+    /// To the next event, or by one instruction, after which it stops with SIGTRAP.
+    Step,
     /// To the next event, or entry or exit of a system call.
     ToCall,
     /// Not at all, but events are reported (PTRACE_LISTEN).
@@ -167,12 +169,34 @@ impl Tracee {
     /// # Errors
     /// EPERM where the tracer may not, the process is traced already, or Yama forbids it; ESRCH; ENOSYS.
     pub fn seize(pid: i32) -> Result<Self, Errno> {
-        let options =
-            libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_TRACESYSGOOD;
+        Self::attach(
+            pid,
+            libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_TRACESYSGOOD,
+        )
+    }
+
+    /// Attaches without stopping the process and as a guest: it goes on if this process dies.
+    ///
+    /// # Errors
+    /// As [`Tracee::seize`].
+    pub fn visit(pid: i32) -> Result<Self, Errno> {
+        Self::attach(pid, 0)
+    }
+
+    fn attach(pid: i32, options: i32) -> Result<Self, Errno> {
         let tracee = Self(Pid::from_raw(pid).ok_or(Errno::SRCH)?);
         // SAFETY: PTRACE_SEIZE takes no pointer.
         unsafe { tracee.request(libc::PTRACE_SEIZE, 0, options as usize) }?;
         Ok(tracee)
+    }
+
+    /// Makes the process stop soon, with [`Stop::Other`] or [`Stop::Group`].
+    ///
+    /// # Errors
+    /// ESRCH.
+    pub fn interrupt(&self) -> Result<(), Errno> {
+        // SAFETY: PTRACE_INTERRUPT takes no pointer.
+        unsafe { self.request(libc::PTRACE_INTERRUPT, 0, 0) }
     }
 
     /// Waits for the next stop or the end.
@@ -209,11 +233,12 @@ impl Tracee {
     pub fn resume(&self, how: Resume, signal: i32) -> Result<(), Errno> {
         let request = match how {
             Resume::Free => libc::PTRACE_CONT,
+            Resume::Step => libc::PTRACE_SINGLESTEP,
             Resume::ToCall => libc::PTRACE_SYSCALL,
             Resume::Stopped => libc::PTRACE_LISTEN,
             Resume::Detached => libc::PTRACE_DETACH,
         };
-        // SAFETY: none of the four takes a pointer.
+        // SAFETY: none of them takes a pointer.
         unsafe { self.request(request, 0, signal as usize) }
     }
 
@@ -268,7 +293,11 @@ impl Tracee {
         self.set_registers(&registers)
     }
 
-    fn registers(&self) -> Result<libc::user_regs_struct, Errno> {
+    /// The registers of the stopped process.
+    ///
+    /// # Errors
+    /// ESRCH where it is not stopped or was killed meanwhile.
+    pub fn registers(&self) -> Result<libc::user_regs_struct, Errno> {
         let mut registers = MaybeUninit::<libc::user_regs_struct>::zeroed();
         // SAFETY: the kernel writes one user_regs_struct to `registers`.
         unsafe { self.request(libc::PTRACE_GETREGS, 0, registers.as_mut_ptr() as usize)? };
@@ -276,7 +305,11 @@ impl Tracee {
         Ok(unsafe { registers.assume_init() })
     }
 
-    fn set_registers(&self, registers: &libc::user_regs_struct) -> Result<(), Errno> {
+    /// Gives the stopped process other registers.
+    ///
+    /// # Errors
+    /// As [`Tracee::registers`]; EIO for a value that a register cannot have.
+    pub fn set_registers(&self, registers: &libc::user_regs_struct) -> Result<(), Errno> {
         // SAFETY: the kernel reads one user_regs_struct.
         unsafe {
             self.request(

@@ -4,6 +4,7 @@
 //! A fork walks it, and whoever unmaps, protects or advises a part of such a range
 //! keeps it true. It lies in ordinary memory: addresses are no secret.
 
+use crate::policy::ForkPolicy;
 use core::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,16 @@ pub enum Child {
     Nothing,
     /// fork fails.
     Deny,
+}
+
+impl From<ForkPolicy> for Child {
+    fn from(policy: ForkPolicy) -> Self {
+        match policy {
+            ForkPolicy::Copy => Child::Copy,
+            ForkPolicy::Drop => Child::Zeros,
+            ForkPolicy::Deny => Child::Deny,
+        }
+    }
 }
 
 /// What keeps a range.

@@ -67,7 +67,7 @@ impl Region {
                 } else {
                     Holder::Secretmem
                 },
-                child: policy.fork().child(),
+                child: policy.fork().into(),
             })
         });
         if let Err(reason) = noted {

@@ -14,7 +14,10 @@
 //! the handlers glibc itself writes to the child's heap (it resets the locks of open
 //! streams), which would be the parent's still. So the handler that runs before the
 //! fork only sets a trap for the system call ([`trap`]), and steps 1 to 4 happen
-//! inside of it. Where the kernel has no such trap, the handlers do the steps.
+//! inside of it. Where the kernel has no such trap, a child of a process with secret
+//! files ends with a message; locked memory is seen to in the child's handler.
+
+pub use crate::policy::ForkPolicy;
 
 mod handlers;
 mod snapshot;
@@ -22,42 +25,3 @@ mod trap;
 
 pub use handlers::{after_in_child, after_in_parent, before_libc_forks, follow, watch};
 pub use snapshot::{Tally, forked, tally};
-
-/// What a forked child sees of secret memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ForkPolicy {
-    /// Its own snapshot, at the same addresses.
-    #[default]
-    Copy,
-    /// Zero pages.
-    Drop,
-    /// fork fails.
-    Deny,
-}
-
-impl ForkPolicy {
-    /// The policy's name as the command line writes it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            ForkPolicy::Copy => "copy",
-            ForkPolicy::Drop => "drop",
-            ForkPolicy::Deny => "deny",
-        }
-    }
-
-    /// The policy of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Copy, Self::Drop, Self::Deny]
-            .into_iter()
-            .find(|policy| policy.name() == name)
-    }
-
-    /// What the ledger notes for a range under this policy.
-    pub const fn child(self) -> crate::ledger::Child {
-        match self {
-            ForkPolicy::Copy => crate::ledger::Child::Copy,
-            ForkPolicy::Drop => crate::ledger::Child::Zeros,
-            ForkPolicy::Deny => crate::ledger::Child::Deny,
-        }
-    }
-}

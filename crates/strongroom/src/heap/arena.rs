@@ -6,28 +6,17 @@
 //! free goes back to the kernel once more than the budget is free.
 
 use super::metadata::{Chunk, Metadata, max_chunks};
+use super::reservation::reserve;
 use crate::keeper::{Keeper, refusal};
 use strongroom_core::Reason;
 use strongroom_core::pool::RunPool;
-use strongroom_sys::memory::{self, Advice, Place};
+use strongroom_sys::memory::{self, Place};
 use strongroom_sys::{Errno, PAGE};
 
 /// The largest chunk, in pages: what one direct-map entry of the kernel covers.
 pub(super) const CHUNK_MAX: usize = 2 * 1024 * 1024 / PAGE;
 /// The smallest that is asked for first, in pages.
 const CHUNK_MIN: usize = 64 * 1024 / PAGE;
-
-/// Reserves address space that no core dump writes out: a debugger's would be as long as it is.
-///
-/// # Safety
-/// As [`memory::reserve`].
-pub(super) unsafe fn reserve(place: Place, len: usize) -> Result<*mut u8, Errno> {
-    // SAFETY: the caller's promise.
-    let start = unsafe { memory::reserve(place, len) }?;
-    // SAFETY: reserved above. Where it is refused, a core dump is longer and holds no secret.
-    let _ = unsafe { memory::advise(start, len, Advice::LinuxDontDump) };
-    Ok(start)
-}
 
 /// The pages of a heap. All positions and lengths are in pages from [`Arena::base`].
 pub(super) struct Arena {

@@ -96,7 +96,7 @@ impl Metadata {
         let lengths = lengths(pages);
         let len = lengths.iter().sum();
         // SAFETY: a new mapping replaces nothing.
-        let start = unsafe { super::arena::reserve(Place::Anywhere, len) }?;
+        let start = unsafe { super::reservation::reserve(Place::Anywhere, len) }?;
         let mut at = start;
         let [
             states,

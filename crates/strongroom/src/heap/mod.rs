@@ -22,6 +22,7 @@ mod classes;
 pub(crate) mod forked;
 mod inner;
 mod metadata;
+mod reservation;
 
 use crate::policy::{Policy, Refused};
 use crate::wipe::wipe;

@@ -1,0 +1,346 @@
+//! The direct map: the kernel reads a page through its own mapping of all memory.
+//!
+//! The page's frame is in /proc/PID/pagemap; an eBPF program reads the kernel address at
+//! which the direct map has that frame. Where the direct map begins is found by looking for
+//! a page of our own through it, filled with random bytes: so nothing is believed that was
+//! not read before, and a reader that sees nothing at all cannot pass for protection.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use strongroom_sys::bpf::KernelReader;
+use strongroom_sys::{Errno, PAGE};
+
+/// What a read through the kernel gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The bytes. Where some pages of several faulted, theirs are zero.
+    Bytes(Vec<u8>),
+    /// The kernel itself has none of those pages mapped.
+    Fault,
+}
+
+/// The attack could not be made: nothing is known of the victim.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct Refusal {
+    /// What was missing, for a person.
+    pub what: String,
+}
+
+impl Refusal {
+    pub(super) fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into() }
+    }
+
+    /// For `map_err`: what was tried, and the error that ended it.
+    pub(super) fn because<E: std::fmt::Display>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
+        let what = what.into();
+        move |error| Self::new(format!("{what}: {error}"))
+    }
+}
+
+/// Reads `len` bytes of process `pid` at `address` through the kernel's direct map.
+///
+/// # Errors
+/// Where the attack could not be made, or the page is not in memory.
+pub fn read(pid: i32, address: u64, len: usize) -> Result<Answer, Refusal> {
+    Reader::new()?.read(pid, address, len)
+}
+
+/// Reads `len` bytes of process `pid` at `address` through /proc/kcore, which gives zeros
+/// where the kernel has no mapping.
+///
+/// # Errors
+/// Where the attack could not be made (there is no /proc/kcore), or the page is not in memory.
+pub fn read_kcore(pid: i32, address: u64, len: usize) -> Result<Answer, Refusal> {
+    Kcore::new()?.read(pid, address, len)
+}
+
+/// Physical memory, by frame.
+trait Frames {
+    /// The contents of a frame; `None` where the kernel cannot read it.
+    fn frame(&self, frame: u64) -> Result<Option<[u8; PAGE]>, Refusal>;
+
+    fn read(&self, pid: i32, address: u64, len: usize) -> Result<Answer, Refusal> {
+        let pages = Pages::of(pid)?;
+        let mut bytes = Vec::new();
+        let mut any = false;
+        for page in spanned(address, len) {
+            let contents = pages.steady(page, |frame| self.frame(frame))?;
+            any |= contents.is_some();
+            bytes.extend(contents.unwrap_or([0; PAGE]));
+        }
+        if !any {
+            return Ok(Answer::Fault);
+        }
+        let start = address as usize % PAGE;
+        Ok(Answer::Bytes(
+            bytes.get(start..start + len).unwrap_or(&[]).to_vec(),
+        ))
+    }
+}
+
+/// A reader of physical memory, proven to read.
+#[derive(Debug)]
+pub struct Reader {
+    kernel: KernelReader,
+    /// Where the direct map begins.
+    base: u64,
+}
+
+impl Reader {
+    /// Loads the program and proves it on a page of this process.
+    ///
+    /// # Errors
+    /// Where there is no eBPF, no pagemap or too few privileges for either, or the proof failed.
+    pub fn new() -> Result<Self, Refusal> {
+        let kernel = KernelReader::load().map_err(Refusal::because("an eBPF program"))?;
+        let mark = Mark::new()?;
+        let base = Pages::of_self()?.steady(mark.address(), |frame| {
+            direct_map_base(&kernel, &mark, frame)
+        })?;
+        let base = base.ok_or_else(|| {
+            Refusal::new("a page of this process was not found in the kernel's direct map")
+        })?;
+        Ok(Self { kernel, base })
+    }
+
+    /// The contents of a frame of physical memory; `None` where the kernel has it not mapped.
+    ///
+    /// # Errors
+    /// Where the read itself failed.
+    pub fn frame(&self, frame: u64) -> Result<Option<[u8; PAGE]>, Refusal> {
+        read_page(&self.kernel, linear(self.base, frame))
+    }
+
+    /// Reads `len` bytes of process `pid` at `address`.
+    ///
+    /// # Errors
+    /// Where the process or its pagemap is not to be had, or the page is not in memory.
+    pub fn read(&self, pid: i32, address: u64, len: usize) -> Result<Answer, Refusal> {
+        Frames::read(self, pid, address, len)
+    }
+}
+
+impl Frames for Reader {
+    fn frame(&self, frame: u64) -> Result<Option<[u8; PAGE]>, Refusal> {
+        Reader::frame(self, frame)
+    }
+}
+
+/// Where the direct map has a frame.
+fn linear(base: u64, frame: u64) -> u64 {
+    base.wrapping_add(frame.wrapping_mul(PAGE as u64))
+}
+
+fn read_page(kernel: &KernelReader, address: u64) -> Result<Option<[u8; PAGE]>, Refusal> {
+    let mut page = [0; PAGE];
+    match kernel.read(address, &mut page) {
+        Ok(()) => Ok(Some(page)),
+        Err(Errno::FAULT) => Ok(None),
+        Err(error) => Err(Refusal::new(format!(
+            "the kernel's read of {address:#x}: {error}"
+        ))),
+    }
+}
+
+/// The direct map begins at a multiple of 1 GiB (arch/x86/mm/kaslr.c), at most the size of
+/// memory below any address in it. The kernel's structure for this task is such an address.
+/// The lowest candidates come first: below the direct map nothing is mapped, above it may be devices.
+fn direct_map_base(
+    kernel: &KernelReader,
+    mark: &Mark,
+    frame: u64,
+) -> Result<Option<u64>, Refusal> {
+    const STEP: u64 = 1 << 30;
+    let task = kernel
+        .current_task()
+        .map_err(Refusal::because("the eBPF program"))?;
+    let highest = task & !(STEP - 1);
+    for below in (0..=memory_end()?.div_ceil(STEP)).rev() {
+        let candidate = highest.wrapping_sub(below * STEP);
+        let mut page = [0; PAGE];
+        // What is no address at all is no candidate either.
+        if kernel.read(linear(candidate, frame), &mut page) == Ok(()) && mark.is(&page) {
+            return Ok(Some(candidate));
+        }
+    }
+    Ok(None)
+}
+
+/// The physical address at which memory ends, in bytes.
+fn memory_end() -> Result<u64, Refusal> {
+    let map =
+        std::fs::read_to_string("/proc/iomem").map_err(Refusal::because("/proc/iomem"))?;
+    map.lines()
+        .filter_map(|line| line.strip_suffix(" : System RAM")?.split_once('-'))
+        .filter_map(|(_, last)| u64::from_str_radix(last, 16).ok())
+        .max()
+        .filter(|&last| last != 0)
+        .ok_or_else(|| Refusal::new("/proc/iomem shows no addresses (not CAP_SYS_ADMIN)"))
+}
+
+/// A page of this process with random contents.
+struct Mark {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Mark {
+    fn new() -> Result<Self, Refusal> {
+        let mut memory = vec![0; 2 * PAGE];
+        let start = memory.as_ptr().align_offset(PAGE);
+        let page = memory.get_mut(start..start + PAGE);
+        let page = page.ok_or_else(|| Refusal::new("no page of its own to be had"))?;
+        File::open("/dev/urandom")
+            .and_then(|mut random| random.read_exact(page))
+            .map_err(Refusal::because("/dev/urandom"))?;
+        Ok(Self { memory, start })
+    }
+
+    fn address(&self) -> u64 {
+        (self.memory.as_ptr() as usize + self.start) as u64
+    }
+
+    fn is(&self, page: &[u8; PAGE]) -> bool {
+        std::hint::black_box(&self.memory).get(self.start..self.start + PAGE) == Some(page)
+    }
+}
+
+/// The addresses of the pages that `len` bytes at `address` lie in.
+pub(super) fn spanned(address: u64, len: usize) -> impl Iterator<Item = u64> {
+    let first = address - address % PAGE as u64;
+    let end = address.saturating_add(len as u64);
+    (first..end).step_by(PAGE)
+}
+
+/// /proc/PID/pagemap: which frame is behind which page.
+pub(super) struct Pages {
+    map: File,
+    name: String,
+}
+
+impl Pages {
+    pub(super) fn of(pid: i32) -> Result<Self, Refusal> {
+        Self::open(format!("/proc/{pid}/pagemap"))
+    }
+
+    fn of_self() -> Result<Self, Refusal> {
+        Self::open("/proc/self/pagemap".into())
+    }
+
+    fn open(name: String) -> Result<Self, Refusal> {
+        let map = File::open(&name).map_err(Refusal::because(&name))?;
+        Ok(Self { map, name })
+    }
+
+    /// The frame of the page at `address`.
+    pub(super) fn frame(&self, address: u64) -> Result<u64, Refusal> {
+        // Documentation/admin-guide/mm/pagemap.rst.
+        const PRESENT: u64 = 1 << 63;
+        const SWAPPED: u64 = 1 << 62;
+        const FRAME: u64 = (1 << 55) - 1;
+        let name = &self.name;
+        let mut entry = [0; 8];
+        self.map
+            .read_exact_at(&mut entry, address / PAGE as u64 * 8)
+            .map_err(Refusal::because(format!("{name} at {address:#x}")))?;
+        let entry = u64::from_ne_bytes(entry);
+        match entry & FRAME {
+            _ if entry & SWAPPED != 0 => Err(format!("the page at {address:#x} is swapped out")),
+            _ if entry & PRESENT == 0 => Err(format!("no page is present at {address:#x}")),
+            0 => Err(format!("{name} shows no frames (not CAP_SYS_ADMIN)")),
+            frame => Ok(frame),
+        }
+        .map_err(Refusal::new)
+    }
+
+    /// Reads the page's frame, again where the page moved to another meanwhile.
+    fn steady<T>(
+        &self,
+        address: u64,
+        read: impl Fn(u64) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        const TRIES: usize = 16;
+        for _ in 0..TRIES {
+            let frame = self.frame(address)?;
+            let result = read(frame)?;
+            if self.frame(address)? == frame {
+                return Ok(result);
+            }
+        }
+        Err(Refusal::new(format!("the page at {address:#x} keeps moving")))
+    }
+}
+
+/// /proc/kcore: an ELF core file of the kernel's memory, proven to be read.
+struct Kcore {
+    file: File,
+    /// Physical start, length and place in the file of what it has of the direct map, in bytes.
+    segments: Vec<(u64, u64, u64)>,
+}
+
+impl Kcore {
+    fn new() -> Result<Self, Refusal> {
+        let file = File::open("/proc/kcore").map_err(Refusal::because("/proc/kcore"))?;
+        let segments = segments(&file).map_err(Refusal::because("/proc/kcore"))?;
+        let kcore = Self { file, segments };
+        let mark = Mark::new()?;
+        match Pages::of_self()?.steady(mark.address(), |frame| kcore.frame(frame))? {
+            Some(page) if mark.is(&page) => Ok(kcore),
+            _ => Err(Refusal::new(
+                "a page of this process was not found in /proc/kcore",
+            )),
+        }
+    }
+}
+
+impl Frames for Kcore {
+    fn frame(&self, frame: u64) -> Result<Option<[u8; PAGE]>, Refusal> {
+        let physical = frame * PAGE as u64;
+        let Some(&(start, _, offset)) = self
+            .segments
+            .iter()
+            .find(|&&(start, len, _)| (start..start.saturating_add(len)).contains(&physical))
+        else {
+            return Ok(None);
+        };
+        let mut page = [0; PAGE];
+        match self.file.read_exact_at(&mut page, offset + physical - start) {
+            Ok(()) => Ok(Some(page)),
+            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(None),
+            Err(error) => Err(Refusal::because("/proc/kcore")(error)),
+        }
+    }
+}
+
+/// The PT_LOAD segments of an ELF core file that say their physical address.
+fn segments(file: &File) -> io::Result<Vec<(u64, u64, u64)>> {
+    const PT_LOAD: u32 = 1;
+    const NO_PHYSICAL: u64 = u64::MAX;
+    let u16_at = |at| {
+        let mut bytes = [0; 2];
+        file.read_exact_at(&mut bytes, at)
+            .map(|()| u16::from_ne_bytes(bytes))
+    };
+    let u64_at = |at| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at)
+            .map(|()| u64::from_ne_bytes(bytes))
+    };
+    // Elf64_Ehdr: e_phoff, e_phentsize, e_phnum. Elf64_Phdr: p_type (and p_flags), p_offset, p_vaddr, p_paddr, p_filesz.
+    let (headers, size, count) = (u64_at(0x20)?, u16_at(0x36)?, u16_at(0x38)?);
+    let mut segments = Vec::new();
+    for header in (0..u64::from(count)).map(|index| headers + index * u64::from(size)) {
+        let (physical, len, offset) = (
+            u64_at(header + 0x18)?,
+            u64_at(header + 0x20)?,
+            u64_at(header + 0x08)?,
+        );
+        if u64_at(header)? as u32 == PT_LOAD && physical != NO_PHYSICAL {
+            segments.push((physical, len, offset));
+        }
+    }
+    Ok(segments)
+}

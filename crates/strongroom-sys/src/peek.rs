@@ -1,0 +1,217 @@
+//! Looking into another process, and the calls that pin pages: for attackers and their victims.
+
+use crate::{Errno, raw};
+use core::mem::size_of;
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::mm::{MapFlags, ProtFlags};
+use rustix::process::{Pid, WaitOptions};
+
+#[repr(C)]
+struct Range {
+    start: usize,
+    len: usize,
+}
+
+/// process_vm_readv(2) of one range; returns how many bytes arrived.
+///
+/// # Errors
+/// EPERM where the caller may not, EFAULT where the kernel cannot reach the memory, ESRCH.
+pub fn vm_read(pid: i32, address: usize, into: &mut [u8]) -> Result<usize, Errno> {
+    let local = Range {
+        start: into.as_mut_ptr() as usize,
+        len: into.len(),
+    };
+    let remote = Range {
+        start: address,
+        len: into.len(),
+    };
+    let arguments = [
+        pid as usize,
+        core::ptr::from_ref(&local) as usize,
+        1,
+        core::ptr::from_ref(&remote) as usize,
+        1,
+        0,
+    ];
+    // SAFETY: `local` describes `into`, which is writable for its whole length; the remote
+    // range is the kernel's to check.
+    raw::check(unsafe { raw::syscall(libc::SYS_process_vm_readv as usize, arguments) })
+}
+
+/// Attaches by ptrace, reads by PTRACE_PEEKDATA word after word, and detaches.
+///
+/// # Errors
+/// EPERM where the caller may not attach, EIO where the kernel cannot reach the memory, ESRCH.
+pub fn ptrace_read(pid: i32, address: usize, into: &mut [u8]) -> Result<(), Errno> {
+    let process = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+    let request = |request: u32, address: usize, data: usize| {
+        let arguments = [request as usize, pid as usize, address, data, 0, 0];
+        // SAFETY: `data` is 0, a number, or, for PTRACE_PEEKDATA, the address of a word.
+        raw::check(unsafe { raw::syscall(libc::SYS_ptrace as usize, arguments) })
+    };
+    request(libc::PTRACE_SEIZE, 0, 0)?;
+    request(libc::PTRACE_INTERRUPT, 0, 0)?;
+    while let Err(Errno::INTR) = rustix::process::waitpid(Some(process), WaitOptions::empty()) {}
+    let mut read = Ok(());
+    for (word, chunk) in into.chunks_mut(size_of::<usize>()).enumerate() {
+        let mut value = 0usize;
+        let from = address + word * size_of::<usize>();
+        // The system call, unlike libc's function, stores the word at `data`.
+        read = request(
+            libc::PTRACE_PEEKDATA,
+            from,
+            core::ptr::from_mut(&mut value) as usize,
+        )
+        .map(|_| ());
+        if read.is_err() {
+            break;
+        }
+        chunk.copy_from_slice(&value.to_ne_bytes()[..chunk.len()]);
+    }
+    request(libc::PTRACE_DETACH, 0, 0)?;
+    read
+}
+
+/// A descriptor of another process (pidfd_open, pidfd_getfd).
+///
+/// # Errors
+/// EPERM where the caller may not trace it, EBADF where there is no such descriptor, ESRCH.
+pub fn take_descriptor(pidfd: BorrowedFd<'_>, number: i32) -> Result<OwnedFd, Errno> {
+    let arguments = [pidfd.as_raw_fd() as usize, number as usize, 0, 0, 0, 0];
+    // SAFETY: pidfd_getfd takes no pointer.
+    let fd = raw::check(unsafe { raw::syscall(libc::SYS_pidfd_getfd as usize, arguments) })?;
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// pidfd_open(2).
+///
+/// # Errors
+/// ESRCH; ENOSYS before Linux 5.3.
+pub fn process_descriptor(pid: i32) -> Result<OwnedFd, Errno> {
+    let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+}
+
+/// A file, or a secret file, as a copy of what a shared mapping of it shows.
+///
+/// The pages are touched: one that cannot be had ends the process by SIGBUS.
+///
+/// # Errors
+/// Those of fstat and mmap; EINVAL for an empty file.
+pub fn copy_by_mapping(file: impl AsFd, most: usize) -> Result<Vec<u8>, Errno> {
+    let size = rustix::fs::fstat(&file)?.st_size;
+    let len = usize::try_from(size).map_err(|_| Errno::INVAL)?.min(most);
+    if len == 0 {
+        return Err(Errno::INVAL);
+    }
+    // SAFETY: a new mapping replaces nothing.
+    let start = unsafe {
+        rustix::mm::mmap(
+            core::ptr::null_mut(),
+            len,
+            ProtFlags::READ,
+            MapFlags::SHARED,
+            &file,
+            0,
+        )
+    }?;
+    let mut bytes = vec![0u8; len];
+    // SAFETY: `len` bytes are mapped at `start` and `bytes` is as long. Another process may write
+    // to them meanwhile: that only blurs what is copied.
+    unsafe { core::ptr::copy_nonoverlapping(start.cast::<u8>(), bytes.as_mut_ptr(), len) };
+    // SAFETY: mapped above, and not used again.
+    unsafe { rustix::mm::munmap(start, len) }?;
+    Ok(bytes)
+}
+
+/// vmsplice(2) of one range into a pipe: the pipe then refers to the pages themselves.
+///
+/// # Errors
+/// EFAULT where the pages cannot be pinned, EBADF where `pipe` is none.
+///
+/// # Safety
+/// The range must be the caller's, and readable.
+pub unsafe fn vmsplice(pipe: impl AsFd, start: *const u8, len: usize) -> Result<usize, Errno> {
+    let range = Range {
+        start: start as usize,
+        len,
+    };
+    let pipe = pipe.as_fd().as_raw_fd() as usize;
+    let arguments = [pipe, core::ptr::from_ref(&range) as usize, 1, 0, 0, 0];
+    // SAFETY: one range, which the caller vouches for.
+    raw::check(unsafe { raw::syscall(libc::SYS_vmsplice as usize, arguments) })
+}
+
+/// write(2) of memory that is known by its address alone; it need not be mapped.
+///
+/// # Errors
+/// EFAULT where it is not; those of write.
+pub fn write_from(file: impl AsFd, address: usize, len: usize) -> Result<usize, Errno> {
+    let file = file.as_fd().as_raw_fd() as usize;
+    // SAFETY: the kernel only reads, and checks the range itself.
+    raw::check(unsafe {
+        raw::syscall(libc::SYS_write as usize, [file, address, len, 0, 0, 0])
+    })
+}
+
+/// read(2) into memory that is known by its address alone.
+///
+/// # Errors
+/// Those of read.
+///
+/// # Safety
+/// The range must be the caller's to write.
+pub unsafe fn read_into(file: impl AsFd, start: *mut u8, len: usize) -> Result<usize, Errno> {
+    let file = file.as_fd().as_raw_fd() as usize;
+    let arguments = [file, start as usize, len, 0, 0, 0];
+    // SAFETY: the caller's promise.
+    raw::check(unsafe { raw::syscall(libc::SYS_read as usize, arguments) })
+}
+
+/// An io_uring, without its queues: enough to register buffers.
+#[derive(Debug)]
+pub struct Ring(OwnedFd);
+
+impl Ring {
+    /// io_uring_setup(2) with the smallest queue.
+    ///
+    /// # Errors
+    /// ENOSYS or EPERM where io_uring is absent or switched off; ENOMEM.
+    pub fn new() -> Result<Self, Errno> {
+        // struct io_uring_params: 120 bytes, all zero for no options.
+        let mut parameters = [0u64; 15];
+        let arguments = [1, parameters.as_mut_ptr() as usize, 0, 0, 0, 0];
+        // SAFETY: the kernel reads and writes one io_uring_params, as large as `parameters`.
+        let fd = raw::check(unsafe { raw::syscall(libc::SYS_io_uring_setup as usize, arguments) })?;
+        // SAFETY: the kernel just gave this descriptor to us alone.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
+    }
+
+    /// IORING_REGISTER_BUFFERS with one buffer: its pages stay pinned while the ring lives.
+    ///
+    /// # Errors
+    /// EFAULT where the pages cannot be pinned; ENOMEM past RLIMIT_MEMLOCK.
+    ///
+    /// # Safety
+    /// The range must be the caller's.
+    pub unsafe fn register_buffer(&self, start: *mut u8, len: usize) -> Result<(), Errno> {
+        const REGISTER_BUFFERS: usize = 0;
+        let range = Range {
+            start: start as usize,
+            len,
+        };
+        let fd = self.0.as_raw_fd() as usize;
+        let range = core::ptr::from_ref(&range) as usize;
+        let arguments = [fd, REGISTER_BUFFERS, range, 1, 0, 0];
+        // SAFETY: the kernel reads one iovec; the pages are the caller's.
+        raw::check(unsafe { raw::syscall(libc::SYS_io_uring_register as usize, arguments) })?;
+        Ok(())
+    }
+}
+
+/// PR_SET_PTRACER with PR_SET_PTRACER_ANY: Yama's scope 1 then keeps nobody off.
+pub fn let_anyone_trace() {
+    // Where there is no Yama it means nothing.
+    let _ = rustix::process::set_ptracer(rustix::process::PTracer::Any);
+}
