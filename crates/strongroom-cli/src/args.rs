@@ -1,11 +1,13 @@
 //! The command line.
 
+use clap::builder::PossibleValuesParser;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use strongroom::fork::ForkPolicy;
 use strongroom_core::Level;
+use strongroom_probe::victim::Kind;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -19,6 +21,7 @@ const STYLES: Styles = Styles::styled()
 Examples:
   strongroom run -- gpg-agent --daemon       a program you did not write, with its keys kept
   strongroom doctor                          what this machine can do and what it lacks
+  strongroom attack                          whether it is true: attacks on victims, kept and unkept
 
 `strongroom help run` says more.")]
 pub(crate) struct Cli {
@@ -42,6 +45,29 @@ pub(crate) enum Command {
     ///
     /// Each mechanism is tried, not guessed from a version.
     Doctor(DoctorArgs),
+    /// Really try to steal a secret, from victims that are protected and from ones that are not.
+    ///
+    /// Each attack is made on an unprotected victim too, where it must succeed: otherwise it proves
+    /// nothing, and that is said. Run it as root for all of the attacks.
+    Attack(AttackArgs),
+    /// Be a victim of `attack`.
+    #[command(hide = true)]
+    Victim {
+        /// How it keeps its secret.
+        #[arg(value_enum)]
+        kind: VictimArg,
+    },
+    /// Be an attacker of another user than `attack` runs as.
+    #[command(hide = true)]
+    Thief {
+        /// What to try.
+        #[arg(value_parser = PossibleValuesParser::new(strongroom_probe::thief::WAYS))]
+        way: String,
+        /// The victim.
+        pid: i32,
+        /// Where its secret is.
+        address: usize,
+    },
     /// Print a shell's completion script.
     #[command(hide = true)]
     Completions {
@@ -154,6 +180,67 @@ pub(crate) struct DoctorArgs {
     /// An object with "schema": 1, for machines; sizes are in bytes
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// The options of `attack`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  sudo strongroom attack
+      Every attack on every victim, as a table.
+  strongroom attack --only peek,fd
+      Two families of attacks, as far as an ordinary user can make them.
+  sudo strongroom attack --json | jq -r '.victims[] | .name as $v | .attacks[]
+        | select(.claimed) | \"\\($v) \\(.attack) \\(.result)\"'
+      What is claimed, and what came of it.
+
+What the words mean:
+  held     the attack ran and did not get the secret
+  LEAKED   it got the secret, and the victim's receipt says that it cannot
+  – held, – leaked
+           what came of it where the victim's receipt claims nothing
+  leaked * the control: here the attack must succeed
+  skipped  it could not run here; the table says why
+  void     the control did not leak, so that nothing is proven
+
+Exit status:
+  0    every attack on what a receipt claims was held, and every control leaked
+  1    something that is claimed leaked
+  3    a control did not leak: the proof is void
+  125  strongroom failed, or an attack broke")]
+pub(crate) struct AttackArgs {
+    /// Only this level of strongroom beside the victims without it
+    #[arg(long, value_enum)]
+    pub(crate) level: Option<LevelArg>,
+
+    /// Only these attacks, by name or family; an unknown name lists them
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+
+    /// An object with "schema": 1, for machines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What `victim` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VictimArg {
+    /// Memory from malloc
+    Plain,
+    /// Locked, as libsodium does it
+    Locked,
+    /// memfd_secret with its descriptor left open
+    OpenFd,
+}
+
+impl From<VictimArg> for Kind {
+    fn from(kind: VictimArg) -> Self {
+        match kind {
+            VictimArg::Plain => Kind::Plain,
+            VictimArg::Locked => Kind::Locked,
+            VictimArg::OpenFd => Kind::OpenFd,
+        }
+    }
 }
 
 /// `--scope`.

@@ -5,6 +5,7 @@
 #![cfg_attr(not(test), no_main)]
 
 mod args;
+mod attack;
 mod doctor;
 mod failure;
 mod pages;
@@ -44,7 +45,12 @@ fn command() -> u8 {
             Err(failure) => Err(failure),
             Ok(never) => match never {},
         },
+        Command::Attack(args) => attack::run(&args),
         Command::Doctor(args) => doctor::run(args.json),
+        Command::Victim { kind } => Ok(strongroom_probe::victim::live(kind.into())),
+        Command::Thief { way, pid, address } => {
+            Ok(strongroom_probe::thief::steal(&way, pid, address))
+        }
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { directory } => pages::man(&directory),
     };

@@ -42,11 +42,9 @@ impl Kind {
 
 /// The hash by which a victim tells what is in its buffer without showing it (FNV-1a).
 pub fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
-    bytes
-        .into_iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// Lives as a victim until it is told `end` or its standard input closes. Returns its exit status.
@@ -75,8 +73,14 @@ pub fn live(kind: Kind) -> u8 {
             ("fork", _) => buffer.fork(),
             ("vmsplice", _) => buffer.vmsplice(),
             ("direct", path) => say(format_args!("direct {}", code(buffer.direct(path)))),
-            ("io-uring", _) => say(format_args!("io-uring {}", code(buffer.register()))),
+            ("io-uring", _) => buffer.io_uring(),
             ("dump", _) => buffer.dump(),
+            ("page-out", _) => {
+                // SAFETY: the buffer is a page of ours; this advice keeps its contents.
+                let done = unsafe { memory::advise(buffer.start, PAGE, Advice::LinuxPageOut) };
+                say(format_args!("MADV_PAGEOUT {}", code(done.map(|()| 0))))
+            }
+            ("start-heir", _) => start_heir(),
             ("free", _) => {
                 buffer.free();
                 say(format_args!("freed"))
@@ -129,6 +133,8 @@ impl Buffer {
                 secret_memory::set_length(&file, PAGE)?;
                 // SAFETY: a new mapping replaces nothing.
                 let start = unsafe { secret_memory::map(&file, Place::Anywhere, PAGE) }?;
+                // Open past exec, too, as a descriptor is unless somebody thinks of it.
+                rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty())?;
                 (start, Some(file))
             }
         };
@@ -201,11 +207,17 @@ impl Buffer {
         peek::write_from(&file, self.start as usize, PAGE)
     }
 
-    /// An io_uring registered buffer.
-    fn register(&self) -> Result<usize, Errno> {
-        let ring = peek::Ring::new().map_err(|_| Errno::OPNOTSUPP)?;
-        // SAFETY: the buffer is a page of ours.
-        unsafe { ring.register_buffer(self.start, PAGE) }.map(|()| 0)
+    /// A registered io_uring buffer, written from there into standard output.
+    fn io_uring(&self) -> Result<(), Errno> {
+        let write = || {
+            let ring = peek::Ring::new().map_err(|_| Errno::OPNOTSUPP)?;
+            // SAFETY: the buffer is a page of ours.
+            unsafe { ring.register_buffer(self.start, PAGE) }?;
+            ring.write_fixed(stdout(), self.start, PAGE as u32)
+        };
+        say(format_args!("pages"))?;
+        let result = write();
+        say(format_args!("\nresult {}", code(result)))
     }
 
     /// A child that looks for what the parent writes after the fork, and writes itself.
@@ -273,6 +285,20 @@ impl Buffer {
             },
         }
     }
+}
+
+/// Starts a program that looks through what it inherits, and waits for it.
+fn start_heir() -> Result<(), Errno> {
+    let status = std::env::current_exe().and_then(|program| {
+        let own = strongroom_sys::process::id().to_string();
+        std::process::Command::new(program)
+            .args(["thief", "inherited", &own, "0"])
+            .status()
+    });
+    say(format_args!(
+        "heir {}",
+        status.ok().and_then(|status| status.code()).unwrap_or(-1)
+    ))
 }
 
 fn code(result: Result<usize, Errno>) -> i64 {

@@ -1,7 +1,9 @@
 //! Looking into another process, and the calls that pin pages: for attackers and their victims.
 
 use crate::{Errno, raw};
+use core::ffi::c_void;
 use core::mem::size_of;
+use core::sync::atomic::{AtomicU32, Ordering};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::process::{Pid, WaitOptions};
@@ -150,9 +152,7 @@ pub unsafe fn vmsplice(pipe: impl AsFd, start: *const u8, len: usize) -> Result<
 pub fn write_from(file: impl AsFd, address: usize, len: usize) -> Result<usize, Errno> {
     let file = file.as_fd().as_raw_fd() as usize;
     // SAFETY: the kernel only reads, and checks the range itself.
-    raw::check(unsafe {
-        raw::syscall(libc::SYS_write as usize, [file, address, len, 0, 0, 0])
-    })
+    raw::check(unsafe { raw::syscall(libc::SYS_write as usize, [file, address, len, 0, 0, 0]) })
 }
 
 /// read(2) into memory that is known by its address alone.
@@ -169,9 +169,20 @@ pub unsafe fn read_into(file: impl AsFd, start: *mut u8, len: usize) -> Result<u
     raw::check(unsafe { raw::syscall(libc::SYS_read as usize, arguments) })
 }
 
-/// An io_uring, without its queues: enough to register buffers.
+/// An io_uring with a queue of one.
 #[derive(Debug)]
-pub struct Ring(OwnedFd);
+pub struct Ring {
+    file: OwnedFd,
+    /// struct io_uring_params, as the kernel filled it in.
+    parameters: [u32; 30],
+}
+
+// Where struct io_uring_params has what is needed of it, in words of 32 bits.
+const SQ_ENTRIES: usize = 0;
+const CQ_ENTRIES: usize = 1;
+const SQ_TAIL: usize = 11;
+const SQ_ARRAY: usize = 16;
+const CQ_CQES: usize = 25;
 
 impl Ring {
     /// io_uring_setup(2) with the smallest queue.
@@ -179,13 +190,22 @@ impl Ring {
     /// # Errors
     /// ENOSYS or EPERM where io_uring is absent or switched off; ENOMEM.
     pub fn new() -> Result<Self, Errno> {
-        // struct io_uring_params: 120 bytes, all zero for no options.
-        let mut parameters = [0u64; 15];
+        // All zero for no options.
+        let mut parameters = [0; 30];
         let arguments = [1, parameters.as_mut_ptr() as usize, 0, 0, 0, 0];
         // SAFETY: the kernel reads and writes one io_uring_params, as large as `parameters`.
         let fd = raw::check(unsafe { raw::syscall(libc::SYS_io_uring_setup as usize, arguments) })?;
         // SAFETY: the kernel just gave this descriptor to us alone.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
+        let file = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        Ok(Self { file, parameters })
+    }
+
+    fn parameter(&self, index: usize) -> usize {
+        self.parameters[index] as usize
+    }
+
+    fn fd(&self) -> usize {
+        self.file.as_raw_fd() as usize
     }
 
     /// IORING_REGISTER_BUFFERS with one buffer: its pages stay pinned while the ring lives.
@@ -201,12 +221,81 @@ impl Ring {
             start: start as usize,
             len,
         };
-        let fd = self.0.as_raw_fd() as usize;
         let range = core::ptr::from_ref(&range) as usize;
-        let arguments = [fd, REGISTER_BUFFERS, range, 1, 0, 0];
+        let arguments = [self.fd(), REGISTER_BUFFERS, range, 1, 0, 0];
         // SAFETY: the kernel reads one iovec; the pages are the caller's.
         raw::check(unsafe { raw::syscall(libc::SYS_io_uring_register as usize, arguments) })?;
         Ok(())
+    }
+
+    /// IORING_OP_WRITE_FIXED: writes the registered buffer, by its pinned pages, and waits for
+    /// that. Once only.
+    ///
+    /// # Errors
+    /// Those of mapping the queues and of the write.
+    pub fn write_fixed(&self, to: impl AsFd, start: *const u8, len: u32) -> Result<usize, Errno> {
+        const OFF_SQ_RING: u64 = 0;
+        const OFF_CQ_RING: u64 = 0x800_0000;
+        const OFF_SQES: u64 = 0x1000_0000;
+        const WRITE_FIXED: u64 = 5;
+        const GET_EVENTS: usize = 1;
+        let submissions = self.map(
+            OFF_SQ_RING,
+            self.parameter(SQ_ARRAY) + self.parameter(SQ_ENTRIES) * 4,
+        )?;
+        let completions = self.map(
+            OFF_CQ_RING,
+            self.parameter(CQ_CQES) + self.parameter(CQ_ENTRIES) * 16,
+        )?;
+        let entries = self.map(OFF_SQES, self.parameter(SQ_ENTRIES) * 64)?;
+        let to = to.as_fd().as_raw_fd() as u32;
+        // struct io_uring_sqe: opcode and descriptor, offset, address, length, tag, buffer's index.
+        let entry = [
+            WRITE_FIXED | u64::from(to) << 32,
+            0,
+            start as u64,
+            u64::from(len),
+            0,
+            0,
+            0,
+            0,
+        ];
+        // SAFETY: the queue has one entry of this size, an index of it at SQ_ARRAY and its tail at
+        // SQ_TAIL, in what is mapped above; the kernel looks at them in the system call below.
+        unsafe {
+            entries.cast::<[u64; 8]>().write(entry);
+            let index = submissions.byte_add(self.parameter(SQ_ARRAY));
+            index.cast::<u32>().write(0);
+            let tail = submissions.byte_add(self.parameter(SQ_TAIL));
+            AtomicU32::from_ptr(tail.cast()).store(1, Ordering::Release);
+        }
+        let arguments = [self.fd(), 1, 1, GET_EVENTS, 0, 0];
+        // SAFETY: the one request reads the registered buffer, which the kernel has pinned and
+        // whose bounds it checks.
+        raw::check(unsafe { raw::syscall(libc::SYS_io_uring_enter as usize, arguments) })?;
+        // SAFETY: the call has waited for the completion, whose result follows its 8 bytes of tag.
+        let result = unsafe {
+            let first = completions.byte_add(self.parameter(CQ_CQES) + 8);
+            first.cast::<i32>().read_volatile()
+        };
+        raw::check(result as isize)
+    }
+
+    /// A part of the ring's memory. It stays mapped.
+    fn map(&self, offset: u64, len: usize) -> Result<*mut c_void, Errno> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::SHARED | MapFlags::POPULATE;
+        // SAFETY: a new mapping replaces nothing.
+        unsafe {
+            rustix::mm::mmap(
+                core::ptr::null_mut(),
+                len,
+                access,
+                flags,
+                &self.file,
+                offset,
+            )
+        }
     }
 }
 

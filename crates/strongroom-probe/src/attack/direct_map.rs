@@ -4,10 +4,21 @@
 //! which the direct map has that frame. Where the direct map begins is found by looking for
 //! a page of our own through it, filled with random bytes: so nothing is believed that was
 //! not read before, and a reader that sees nothing at all cannot pass for protection.
+//!
+//! Frames that held the kernel's start-up code are freed with a second mapping left in place,
+//! that of the kernel's image (arch/x86/mm/init.c, `free_kernel_image_pages`, unless page-table
+//! isolation is on). memfd_secret takes a page out of the direct map only, so the reader looks there too.
+//!
+//! A process in which the kernel touched a frame that was secret once, while it was free, may go
+//! on reading it for up to seconds after it became secret again. After its first use as secret
+//! memory the kernel maps a frame without the global bit (seen in its page tables, 6.18), and without
+//! page-table isolation it flushes such a mapping for the running process only. See [`Reader::fades`].
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 use strongroom_sys::bpf::KernelReader;
 use strongroom_sys::{Errno, PAGE};
 
@@ -87,6 +98,7 @@ pub struct Reader {
     kernel: KernelReader,
     /// Where the direct map begins.
     base: u64,
+    image: Image,
 }
 
 impl Reader {
@@ -103,7 +115,12 @@ impl Reader {
         let base = base.ok_or_else(|| {
             Refusal::new("a page of this process was not found in the kernel's direct map")
         })?;
-        Ok(Self { kernel, base })
+        let image = Image::find()?;
+        Ok(Self {
+            kernel,
+            base,
+            image,
+        })
     }
 
     /// The contents of a frame of physical memory; `None` where the kernel has it not mapped.
@@ -111,7 +128,41 @@ impl Reader {
     /// # Errors
     /// Where the read itself failed.
     pub fn frame(&self, frame: u64) -> Result<Option<[u8; PAGE]>, Refusal> {
-        read_page(&self.kernel, linear(self.base, frame))
+        match read_page(&self.kernel, linear(self.base, frame))? {
+            Some(page) => Ok(Some(page)),
+            None => match self.image.address(frame)? {
+                Some(address) => read_page(&self.kernel, address),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// Whether a frame that was read is read no longer within `patience`: then it was by a
+    /// translation that the kernel did not flush, which was pushed out here.
+    ///
+    /// # Errors
+    /// Where the read itself failed.
+    pub fn fades(&self, frame: u64, patience: Duration) -> Result<bool, Refusal> {
+        // More pages than a processor's translation buffers have entries.
+        const PAGES: usize = 8192;
+        let started = Instant::now();
+        let mut memory = vec![0u8; PAGES * PAGE];
+        loop {
+            for byte in memory.iter_mut().step_by(PAGE) {
+                *byte = std::hint::black_box(byte.wrapping_add(1));
+            }
+            if self.frame(frame)?.is_none() {
+                return Ok(true);
+            }
+            if started.elapsed() >= patience {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Whether the frame once held a part of the kernel's image, which may still map it.
+    pub fn is_of_kernel_image(&self, frame: u64) -> bool {
+        self.image.frames.contains(&frame)
     }
 
     /// Reads `len` bytes of process `pid` at `address`.
@@ -129,7 +180,7 @@ impl Frames for Reader {
     }
 }
 
-/// Where the direct map has a frame.
+/// Where a mapping of all frames in order has a frame.
 fn linear(base: u64, frame: u64) -> u64 {
     base.wrapping_add(frame.wrapping_mul(PAGE as u64))
 }
@@ -148,11 +199,7 @@ fn read_page(kernel: &KernelReader, address: u64) -> Result<Option<[u8; PAGE]>, 
 /// The direct map begins at a multiple of 1 GiB (arch/x86/mm/kaslr.c), at most the size of
 /// memory below any address in it. The kernel's structure for this task is such an address.
 /// The lowest candidates come first: below the direct map nothing is mapped, above it may be devices.
-fn direct_map_base(
-    kernel: &KernelReader,
-    mark: &Mark,
-    frame: u64,
-) -> Result<Option<u64>, Refusal> {
+fn direct_map_base(kernel: &KernelReader, mark: &Mark, frame: u64) -> Result<Option<u64>, Refusal> {
     const STEP: u64 = 1 << 30;
     let task = kernel
         .current_task()
@@ -171,14 +218,67 @@ fn direct_map_base(
 
 /// The physical address at which memory ends, in bytes.
 fn memory_end() -> Result<u64, Refusal> {
-    let map =
-        std::fs::read_to_string("/proc/iomem").map_err(Refusal::because("/proc/iomem"))?;
-    map.lines()
-        .filter_map(|line| line.strip_suffix(" : System RAM")?.split_once('-'))
-        .filter_map(|(_, last)| u64::from_str_radix(last, 16).ok())
-        .max()
-        .filter(|&last| last != 0)
-        .ok_or_else(|| Refusal::new("/proc/iomem shows no addresses (not CAP_SYS_ADMIN)"))
+    Ok(physical("System RAM")?.end)
+}
+
+/// What /proc/iomem has between the first and the last range of a name, in bytes.
+fn physical(name: &str) -> Result<Range<u64>, Refusal> {
+    let map = std::fs::read_to_string("/proc/iomem").map_err(Refusal::because("/proc/iomem"))?;
+    let ranges = || {
+        map.lines().filter_map(|line| {
+            let (range, what) = line.trim().split_once(" : ")?;
+            let (first, last) = range.split_once('-').filter(|_| what.starts_with(name))?;
+            let number = |text| u64::from_str_radix(text, 16).ok();
+            Some((number(first)?, number(last)?))
+        })
+    };
+    let first = ranges().map(|(first, _)| first).min();
+    let last = ranges().map(|(_, last)| last).max();
+    match (first, last) {
+        (Some(first), Some(last)) if last != 0 => Ok(first..last + 1),
+        _ => Err(Refusal::new(
+            "/proc/iomem shows no addresses (not CAP_SYS_ADMIN)",
+        )),
+    }
+}
+
+/// The kernel's own mapping of its image.
+#[derive(Debug)]
+struct Image {
+    frames: Range<u64>,
+    /// Where it is mapped; unknown where /proc/kallsyms hides it.
+    start: Option<u64>,
+}
+
+impl Image {
+    fn find() -> Result<Self, Refusal> {
+        // Large pages map it, and a little is behind what /proc/iomem names.
+        const LARGE: u64 = 2 << 20;
+        // "Kernel code", "Kernel rodata", "Kernel data", "Kernel bss".
+        let memory = physical("Kernel ")?;
+        let symbols = std::fs::read_to_string("/proc/kallsyms")
+            .map_err(Refusal::because("/proc/kallsyms"))?;
+        let start = symbols
+            .lines()
+            .find_map(|line| line.strip_suffix(" T _text"))
+            .and_then(|address| u64::from_str_radix(address, 16).ok())
+            .filter(|&address| address != 0);
+        Ok(Self {
+            frames: memory.start / PAGE as u64..memory.end.next_multiple_of(LARGE) / PAGE as u64,
+            start,
+        })
+    }
+
+    /// Where the image has the frame; an error where it may have it at an address that is not known.
+    fn address(&self, frame: u64) -> Result<Option<u64>, Refusal> {
+        if !self.frames.contains(&frame) {
+            return Ok(None);
+        }
+        let start = self.start.ok_or_else(|| {
+            Refusal::new("/proc/kallsyms does not show where the kernel's image is mapped")
+        })?;
+        Ok(Some(linear(start, frame - self.frames.start)))
+    }
 }
 
 /// A page of this process with random contents.
@@ -270,14 +370,16 @@ impl Pages {
                 return Ok(result);
             }
         }
-        Err(Refusal::new(format!("the page at {address:#x} keeps moving")))
+        Err(Refusal::new(format!(
+            "the page at {address:#x} keeps moving"
+        )))
     }
 }
 
 /// /proc/kcore: an ELF core file of the kernel's memory, proven to be read.
 struct Kcore {
     file: File,
-    /// Physical start, length and place in the file of what it has of the direct map, in bytes.
+    /// Physical start, length and place in the file of what it has of memory, in bytes.
     segments: Vec<(u64, u64, u64)>,
 }
 
@@ -299,19 +401,24 @@ impl Kcore {
 impl Frames for Kcore {
     fn frame(&self, frame: u64) -> Result<Option<[u8; PAGE]>, Refusal> {
         let physical = frame * PAGE as u64;
-        let Some(&(start, _, offset)) = self
-            .segments
-            .iter()
-            .find(|&&(start, len, _)| (start..start.saturating_add(len)).contains(&physical))
-        else {
-            return Ok(None);
-        };
-        let mut page = [0; PAGE];
-        match self.file.read_exact_at(&mut page, offset + physical - start) {
-            Ok(()) => Ok(Some(page)),
-            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(None),
-            Err(error) => Err(Refusal::because("/proc/kcore")(error)),
+        let mut seen = None;
+        // The direct map and the kernel's image may both have it.
+        for &(start, len, offset) in &self.segments {
+            if !(start..start.saturating_add(len)).contains(&physical) {
+                continue;
+            }
+            let mut page = [0; PAGE];
+            match self
+                .file
+                .read_exact_at(&mut page, offset + physical - start)
+            {
+                Ok(()) if page != [0; PAGE] => return Ok(Some(page)),
+                Ok(()) => seen = Some(page),
+                Err(error) if error.raw_os_error() == Some(libc::EFAULT) => {}
+                Err(error) => return Err(Refusal::because("/proc/kcore")(error)),
+            }
         }
+        Ok(seen)
     }
 }
 

@@ -1,0 +1,229 @@
+//! The table that people read, 100 columns wide: attacks down, victims across.
+
+use anstyle::{AnsiColor, Style};
+use std::io::{self, Write};
+use strongroom_probe::attack::{Attack, Report, Verdict, attackers};
+
+const WIDTH: usize = 100;
+const NAME: usize = 14;
+const PROTECTION: usize = 15;
+/// The narrowest column of a victim.
+const CELL: usize = 11;
+
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+
+const fn coloured(color: AnsiColor) -> Style {
+    Style::new()
+        .bold()
+        .fg_color(Some(anstyle::Color::Ansi(color)))
+}
+
+const GREEN: Style = coloured(AnsiColor::Green);
+const RED: Style = coloured(AnsiColor::Red);
+const YELLOW: Style = coloured(AnsiColor::Yellow);
+const CYAN: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Cyan)));
+
+/// Writes all of it.
+pub(super) fn table(out: &mut impl Write, report: &Report, root: bool) -> io::Result<()> {
+    write!(out, "{BOLD}{:NAME$}{:PROTECTION$}", "attack", "on")?;
+    for victim in &report.victims {
+        let width = width(victim.name);
+        write!(out, "{:width$}", victim.name)?;
+    }
+    writeln!(out, "{BOLD:#}")?;
+    for row in 0..rows(report) {
+        line(out, report, row)?;
+    }
+    writeln!(out)?;
+    legend(out)?;
+    about(out, report)?;
+    reasons(out, report)?;
+    verdict(out, report, root)
+}
+
+fn width(victim: &str) -> usize {
+    CELL.max(victim.len() + 2)
+}
+
+fn rows(report: &Report) -> usize {
+    report
+        .victims
+        .first()
+        .map_or(0, |victim| victim.attacks.len())
+}
+
+fn cells(report: &Report, row: usize) -> impl Iterator<Item = (&'static str, &Attack)> {
+    report
+        .victims
+        .iter()
+        .filter_map(move |victim| Some((victim.name, victim.attacks.get(row)?)))
+}
+
+fn line(out: &mut impl Write, report: &Report, row: usize) -> io::Result<()> {
+    for (column, (victim, attack)) in cells(report, row).enumerate() {
+        if column == 0 {
+            let protection = attack.protection.name();
+            write!(out, "{:NAME$}", attack.attack)?;
+            write!(out, "{DIM}{protection:PROTECTION$}{DIM:#}")?;
+        }
+        let (style, text) = cell(attack);
+        let width = width(victim);
+        write!(out, "{style}{text:width$}{style:#}")?;
+    }
+    writeln!(out)
+}
+
+/// How one cell looks; without colours the words alone say it.
+fn cell(attack: &Attack) -> (Style, &'static str) {
+    match (attack.result, attack.control, attack.claimed) {
+        _ if attack.void => (YELLOW, "void"),
+        _ if attack.broken => (YELLOW, "failed"),
+        ("leaked", true, _) => (CYAN, "leaked *"),
+        ("held", true, _) => (YELLOW, "HELD *"),
+        ("leaked", _, true) => (RED, "LEAKED"),
+        ("held", _, true) => (GREEN, "held"),
+        ("leaked", ..) => (DIM, "– leaked"),
+        ("held", ..) => (DIM, "– held"),
+        _ => (DIM, "skipped"),
+    }
+}
+
+fn legend(out: &mut impl Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "{GREEN}held{GREEN:#} claimed and kept   {RED}LEAKED{RED:#} claimed and stolen   \
+         {DIM}–{DIM:#} not claimed   {CYAN}*{CYAN:#} control: must leak"
+    )
+}
+
+/// What each attack does.
+fn about(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    writeln!(out, "\n{BOLD}attacks{BOLD:#}")?;
+    let attackers = attackers();
+    for row in 0..rows(report) {
+        let name = cells(report, row).next().map(|(_, attack)| attack.attack);
+        let attacker = attackers.iter().find(|a| Some(a.name()) == name);
+        if let Some(attacker) = attacker {
+            paragraph(out, attacker.name(), attacker.about())?;
+        }
+    }
+    Ok(())
+}
+
+/// Why cells were skipped or are not as they should be, one reason a paragraph.
+fn reasons(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    let mut reasons: Vec<(String, &str, Vec<&str>)> = Vec::new();
+    for row in 0..rows(report) {
+        for (victim, attack) in cells(report, row) {
+            let leak = attack.claimed && attack.result == "leaked";
+            let stray = attack.control && attack.result == "held";
+            if !(attack.result == "skipped" || leak || stray) {
+                continue;
+            }
+            let place = reasons
+                .iter_mut()
+                .find(|(name, why, _)| *name == attack.attack && *why == attack.detail);
+            match place {
+                Some((.., victims)) => victims.push(victim),
+                None => reasons.push((attack.attack.to_owned(), &attack.detail, vec![victim])),
+            }
+        }
+    }
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    // The same reason for several attacks is said once.
+    let mut said: Vec<(Vec<String>, &str, Vec<&str>)> = Vec::new();
+    for (name, why, victims) in reasons {
+        match said
+            .iter_mut()
+            .find(|(_, other, of)| *other == why && *of == victims)
+        {
+            Some((names, ..)) => names.push(name),
+            None => said.push((vec![name], why, victims)),
+        }
+    }
+    writeln!(out, "\n{BOLD}why{BOLD:#}")?;
+    for (names, why, victims) in said {
+        let whom = if victims.len() == report.victims.len() {
+            String::new()
+        } else {
+            format!(" on {}", victims.join(", "))
+        };
+        for line in wrap(&format!("{}{whom}: {why}", names.join(", ")), WIDTH - 2) {
+            writeln!(out, "  {line}")?;
+        }
+    }
+    Ok(())
+}
+
+fn paragraph(out: &mut impl Write, label: &str, text: &str) -> io::Result<()> {
+    let mut label = label;
+    for line in wrap(text, WIDTH - NAME - 2) {
+        writeln!(out, "  {label:NAME$}{DIM}{line}{DIM:#}")?;
+        label = "";
+    }
+    Ok(())
+}
+
+fn verdict(out: &mut impl Write, report: &Report, root: bool) -> io::Result<()> {
+    let count = |test: fn(&Attack) -> bool| {
+        let attacks = report.victims.iter().flat_map(|victim| &victim.attacks);
+        attacks.filter(|attack| test(attack)).count()
+    };
+    let held = count(|attack| attack.claimed && attack.result == "held");
+    let claimed = count(|attack| attack.claimed);
+    let leaked = count(|attack| attack.claimed && attack.result == "leaked");
+    let controls = count(|attack| attack.control && attack.result == "leaked");
+    let (style, text) = match report.verdict() {
+        Verdict::Proven => {
+            let skipped = match claimed - held {
+                0 => String::new(),
+                some => format!(", {some} skipped"),
+            };
+            let text = format!(
+                "{claimed} attacks on what receipts claim: {held} held, none leaked{skipped}. \
+                 {controls} controls leaked, as they must."
+            );
+            (GREEN, text)
+        }
+        Verdict::Leaked => (
+            RED,
+            format!("{leaked} of {claimed} attacks on what is claimed got the secret."),
+        ),
+        Verdict::Void => (
+            YELLOW,
+            "A control did not leak: its attack proves nothing here.".to_owned(),
+        ),
+        Verdict::Broken => (
+            YELLOW,
+            "An attack failed of itself: nothing is proven by it.".to_owned(),
+        ),
+    };
+    writeln!(out)?;
+    for line in wrap(&text, WIDTH) {
+        writeln!(out, "{style}{line}{style:#}")?;
+    }
+    if !root {
+        writeln!(out, "Root can try more: sudo strongroom attack")?;
+    }
+    Ok(())
+}
+
+/// Breaks `text` into lines at blanks; a word longer than a line has a line to itself.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.push(line);
+    lines
+}

@@ -1,0 +1,272 @@
+//! `strongroom attack`: what it finds here, what it says, and its status.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's own helpers fail the test"
+)]
+
+mod support;
+
+use serde_json::Value;
+use std::process::Command;
+use support::{How, Room, Transcript, Who, need};
+
+const STRONGROOM: &str = env!("CARGO_BIN_EXE_strongroom");
+
+/// Every attack that claims and controls are about.
+const CONTROLS: [(&str, &str); 17] = [
+    ("peek", "plain"),
+    ("peek-root", "plain"),
+    ("fd", "open-fd"),
+    ("fd-root", "open-fd"),
+    ("fd-inherited", "open-fd"),
+    ("pin-vmsplice", "plain"),
+    ("pin-direct", "plain"),
+    ("pin-io-uring", "plain"),
+    ("directmap", "plain"),
+    ("core", "plain"),
+    ("core-gcore", "plain"),
+    ("fork", "open-fd"),
+    ("free", "plain"),
+    ("residue", "plain"),
+    ("residue-exit", "plain"),
+    ("inject", "plain"),
+    ("inject-root", "plain"),
+];
+
+/// `strongroom attack` in a room, whose user can run the command.
+fn attack(room: &Room, options: &[&str]) -> Transcript {
+    let copy = room.copy(STRONGROOM.as_ref(), "attacker");
+    room.run(room.plain(copy).arg("attack").args(options))
+}
+
+fn json(transcript: &Transcript) -> Value {
+    let report: Value = serde_json::from_str(&transcript.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {transcript:?}"));
+    assert_eq!(report["schema"], 1);
+    report
+}
+
+fn victims(report: &Value) -> &Vec<Value> {
+    report["victims"].as_array().unwrap()
+}
+
+/// The result of an attack on a victim, and whether it was claimed.
+fn result<'a>(report: &'a Value, victim: &str, attack: &str) -> (&'a str, bool) {
+    let victim = victims(report)
+        .iter()
+        .find(|v| v["name"] == victim)
+        .unwrap();
+    let attacks = victim["attacks"].as_array().unwrap();
+    let attack = attacks.iter().find(|a| a["attack"] == attack).unwrap();
+    assert!(attack["detail"].is_string() && attack["protection"].is_string());
+    (
+        attack["result"].as_str().unwrap(),
+        attack["claimed"].as_bool().unwrap(),
+    )
+}
+
+/// No claim leaked, and each was attacked unless `skipped` says why not.
+fn assert_claims_held(report: &Value, skipped: impl Fn(&str) -> bool) -> usize {
+    let mut count = 0;
+    for victim in victims(report) {
+        for attack in victim["attacks"].as_array().unwrap() {
+            if attack["claimed"] == true {
+                count += 1;
+                if !skipped(attack["attack"].as_str().unwrap()) {
+                    assert_eq!(attack["result"], "held", "{} {attack}", victim["name"]);
+                }
+            }
+        }
+    }
+    count
+}
+
+#[test]
+fn as_root_every_control_leaks_and_every_claim_is_held() {
+    need!(root, secretmem);
+    let room = Room::new(Who::Root, How::Plain);
+    let transcript = attack(&room, &["--json"]);
+    let report = json(&transcript);
+    let has_gcore = std::path::Path::new("/usr/bin/gcore").exists();
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let has_swap = swaps.lines().count() > 1;
+    let unavailable = |attack: &str| match attack {
+        "core-gcore" => !has_gcore,
+        "swap" => !has_swap,
+        _ => false,
+    };
+    for (attack, control) in CONTROLS {
+        if !unavailable(attack) {
+            let (result, claimed) = result(&report, control, attack);
+            assert_eq!((result, claimed), ("leaked", false), "{attack}: {report}");
+        }
+    }
+    // Ten protections' worth at hidden, and those of locked.
+    assert!(assert_claims_held(&report, unavailable) >= 18, "{report}");
+    // What strongroom-locked does not claim is shown, not hidden.
+    assert_eq!(
+        result(&report, "strongroom-locked", "peek-root"),
+        ("leaked", false)
+    );
+    assert_eq!(
+        result(&report, "strongroom-hidden", "peek-root"),
+        ("held", true)
+    );
+    // Nothing keeps root from injecting code, and no receipt says so.
+    assert_eq!(
+        result(&report, "strongroom-hidden", "inject-root"),
+        ("leaked", false)
+    );
+    for victim in victims(&report) {
+        let name = victim["name"].as_str().unwrap();
+        let has = name.starts_with("strongroom-");
+        assert_eq!(victim["receipt"].is_object(), has, "{name}");
+    }
+    assert_eq!(transcript.status, "exit 0", "{transcript}");
+}
+
+#[test]
+fn an_ordinary_user_does_what_can_be_done() {
+    need!(secretmem);
+    let room = Room::new(Who::User, How::Plain);
+    let transcript = attack(&room, &["--json"]);
+    let report = json(&transcript);
+    let root_only = |attack: &str| {
+        ["directmap", "residue", "residue-exit", "swap"].contains(&attack)
+            || attack.ends_with("-root")
+    };
+    for (attack, control) in CONTROLS {
+        let (result, _) = result(&report, control, attack);
+        if root_only(attack) {
+            assert_eq!(result, "skipped", "{attack}");
+        } else if attack != "core-gcore" {
+            assert_eq!(result, "leaked", "{attack}: {report}");
+        }
+    }
+    assert_claims_held(&report, |attack| {
+        root_only(attack) || attack == "core-gcore"
+    });
+    assert_eq!(transcript.status, "exit 0", "{transcript}");
+
+    let table = attack(&room, &["--only", "directmap"]).stdout;
+    assert!(table.contains("directmap: needs root"), "{table}");
+    assert!(table.contains("sudo strongroom attack"), "{table}");
+}
+
+#[test]
+fn the_table_fits_and_says_it_without_colours() {
+    need!(root, secretmem);
+    let room = Room::new(Who::Root, How::Plain);
+    let transcript = attack(&room, &["--only", "peek,fork"]);
+    assert_eq!(transcript.status, "exit 0", "{transcript}");
+    let table = &transcript.stdout;
+    assert!(!table.contains('\x1b'), "{table}");
+    for line in table.lines() {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+    let row = |name: &str| {
+        let line = table.lines().find(|line| line.starts_with(name));
+        let line = line.unwrap_or_else(|| panic!("{name} in {table}"));
+        line.split("  ")
+            .map(str::trim)
+            .filter(|cell| !cell.is_empty())
+            .collect::<Vec<_>>()
+            .join("|")
+    };
+    assert_eq!(
+        row("peek-root "),
+        "peek-root|NoPeek|leaked *|– leaked|– held|– leaked|held"
+    );
+    assert_eq!(
+        row("fork "),
+        "fork|NoForkShare|– held|– held|leaked *|held|held"
+    );
+    assert!(!table.contains("vmsplice"), "{table}");
+}
+
+/// Where memfd_secret is not to be had, nothing is held for want of a control.
+#[test]
+fn without_secret_memory_it_says_what_is_skipped() {
+    let room = Room::new(Who::User, How::Plain).without_secret_memory();
+    let transcript = attack(&room, &["--only", "pin-vmsplice,fork", "--json"]);
+    let report = json(&transcript);
+    assert_eq!(
+        result(&report, "strongroom-hidden", "pin-vmsplice"),
+        ("skipped", false)
+    );
+    assert_eq!(result(&report, "plain", "pin-vmsplice"), ("leaked", false));
+    assert_eq!(
+        result(&report, "strongroom-locked", "fork"),
+        ("skipped", true)
+    );
+    assert!(transcript.stdout.contains("memfd_secret"), "{transcript}");
+    assert_eq!(transcript.status, "exit 0", "{transcript}");
+}
+
+/// Where everything is protected, the plain victim too, nothing is proven.
+#[test]
+fn a_control_that_does_not_leak_makes_it_void() {
+    need!(secretmem);
+    let room = Room::new(Who::User, How::Run(&["--level", "hidden"]));
+    let copy = room.copy(STRONGROOM.as_ref(), "attacker");
+    let transcript = room.run(
+        room.command(&copy)
+            .args(["attack", "--only", "pin-vmsplice"]),
+    );
+    assert_eq!(transcript.status, "exit 3", "{transcript}");
+    let row = transcript.stdout.lines().nth(1).unwrap_or_default();
+    assert!(
+        row.contains("HELD *") && row.contains("void"),
+        "{transcript}"
+    );
+    assert!(!row.contains(" held"), "{transcript}");
+}
+
+#[test]
+fn one_level_is_one_column() {
+    let room = Room::new(Who::User, How::Plain);
+    let report = json(&attack(
+        &room,
+        &["--level", "locked", "--only", "free", "--json"],
+    ));
+    let names: Vec<_> = victims(&report).iter().map(|v| &v["name"]).collect();
+    assert_eq!(names, ["plain", "locked", "open-fd", "strongroom-locked"]);
+}
+
+#[test]
+fn an_unknown_name_lists_the_names() {
+    let output = Command::new(STRONGROOM)
+        .args(["attack", "--only", "peek,nonsense"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(output.stdout.is_empty());
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("nonsense"), "{text}");
+    for name in ["peek", "fd-root", "pin-vmsplice", "core-gcore"] {
+        assert!(text.contains(name), "{text}");
+    }
+}
+
+/// Nothing of the attacks stays: no process, no file.
+#[test]
+fn it_leaves_nothing_behind() {
+    let room = Room::new(Who::User, How::Plain);
+    let directory = room.directory("files");
+    let copy = room.copy(STRONGROOM.as_ref(), "attacker");
+    let mut command = room.plain(&copy);
+    command
+        .args(["attack", "--only", "fork,core"])
+        .env("TMPDIR", &directory);
+    room.run(&mut command);
+    let left: Vec<_> = std::fs::read_dir(&directory).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    let victims = std::fs::read_dir("/proc").unwrap().flatten().filter(|e| {
+        let program = std::fs::read_link(e.path().join("exe"));
+        program.is_ok_and(|program| program.starts_with(room.path()))
+    });
+    assert_eq!(victims.count(), 0);
+}

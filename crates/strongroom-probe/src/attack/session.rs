@@ -1,0 +1,326 @@
+//! A session: every attacker against every victim, and what it proves.
+
+use super::captive::{self, Spec};
+use super::{Attacker, Broken, Outcome, Setup, attackers};
+use serde::Serialize;
+use strongroom_core::{Level, Protection, Protections};
+
+/// Which attackers are to run, and against what.
+#[derive(Debug, Default)]
+pub struct Selection {
+    names: Vec<String>,
+    level: Option<Level>,
+}
+
+/// A name that no attacker has.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no attack `{name}`")]
+pub struct UnknownName {
+    /// The name.
+    pub name: String,
+    /// Those that there are.
+    pub names: Vec<&'static str>,
+}
+
+impl Selection {
+    /// Those of the given names, or of the families of these names; all for none.
+    ///
+    /// # Errors
+    /// Where a name is neither an attacker nor a family.
+    pub fn of(names: &[String]) -> Result<Self, UnknownName> {
+        let all = attackers();
+        for name in names {
+            if !all.iter().any(|attacker| is(attacker.as_ref(), name)) {
+                return Err(UnknownName {
+                    name: name.clone(),
+                    names: all.iter().map(|attacker| attacker.name()).collect(),
+                });
+            }
+        }
+        let names = names.to_vec();
+        Ok(Self { names, level: None })
+    }
+
+    /// The same, with strongroom at one level only; `None` is all that there are.
+    #[must_use]
+    pub fn at(self, level: Option<Level>) -> Self {
+        Self { level, ..self }
+    }
+
+    fn includes(&self, spec: &Spec) -> bool {
+        match (self.level, spec.level) {
+            (Some(level), Some(name)) => level.name() == name,
+            _ => true,
+        }
+    }
+
+    fn holds(&self, attacker: &dyn Attacker) -> bool {
+        self.names.is_empty() || self.names.iter().any(|name| is(attacker, name))
+    }
+}
+
+fn is(attacker: &dyn Attacker, name: &str) -> bool {
+    let own = attacker.name();
+    own == name || own.split('-').next() == Some(name)
+}
+
+/// One attack on one victim.
+#[derive(Clone, Debug, Serialize)]
+pub struct Attack {
+    /// The attacker.
+    pub attack: &'static str,
+    /// What it tries to break.
+    pub protection: Protection,
+    /// Whether the victim's receipt claims it.
+    pub claimed: bool,
+    /// What came of it: `held`, `leaked` or `skipped`.
+    pub result: &'static str,
+    /// How.
+    pub detail: String,
+    /// Whether it must leak here.
+    #[serde(skip)]
+    pub control: bool,
+    /// Whether the attack itself broke.
+    #[serde(skip)]
+    pub broken: bool,
+    /// Whether it is void, as its control did not leak.
+    #[serde(skip)]
+    pub void: bool,
+}
+
+/// What was done to one victim.
+#[derive(Debug, Serialize)]
+pub struct VictimReport {
+    /// Its name.
+    pub name: &'static str,
+    /// Its receipt, where it has one.
+    pub receipt: Option<serde_json::Value>,
+    /// The attacks, in the same order for all victims.
+    pub attacks: Vec<Attack>,
+}
+
+/// What all of it proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every claim was held and every control leaked.
+    Proven,
+    /// Something that is claimed leaked.
+    Leaked,
+    /// A control was held: its row proves nothing.
+    Void,
+    /// An attack, or a victim, broke.
+    Broken,
+}
+
+/// Everything that was tried.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    schema: u32,
+    /// The victims.
+    pub victims: Vec<VictimReport>,
+}
+
+impl Report {
+    /// Runs the selected attacks. `progress` hears what is tried next: attack and victim.
+    pub fn of(setup: &Setup, selection: &Selection, mut progress: impl FnMut(&str, &str)) -> Self {
+        let attackers: Vec<_> = attackers()
+            .into_iter()
+            .filter(|attacker| selection.holds(attacker.as_ref()))
+            .collect();
+        let mut victims: Vec<VictimReport> = Vec::new();
+        for spec in Spec::ALL.iter().filter(|spec| selection.includes(spec)) {
+            progress("receipt", spec.name);
+            let receipt = setup.receipt(spec);
+            let claims = match &receipt {
+                Ok(Some(receipt)) => captive::held(receipt),
+                _ => Protections::empty(),
+            };
+            let attacks = attackers.iter().map(|attacker| {
+                progress(attacker.name(), spec.name);
+                let outcome = match &receipt {
+                    Ok(_) => attempt(setup, spec, attacker.as_ref()),
+                    // It cannot be had here, and nothing is claimed for it.
+                    Err(Broken(why)) => Ok(Outcome::Skipped(why.clone())),
+                };
+                let claimed = attacker.claimable() && claims.contains(attacker.protection().only());
+                entry(attacker.as_ref(), spec, claimed, outcome)
+            });
+            victims.push(VictimReport {
+                name: spec.name,
+                attacks: attacks.collect(),
+                receipt: receipt.unwrap_or_default(),
+            });
+        }
+        let mut report = Self { schema: 1, victims };
+        for row in 0..attackers.len() {
+            report.void(row);
+        }
+        report
+    }
+
+    /// Nothing is held in a row whose control did not leak.
+    fn void(&mut self, row: usize) {
+        let cells = |victim: &VictimReport| victim.attacks.get(row).cloned();
+        let control = self
+            .victims
+            .iter()
+            .filter_map(cells)
+            .find(|attack| attack.control);
+        let Some(control) = control.filter(|control| control.result != "leaked") else {
+            return;
+        };
+        for victim in &mut self.victims {
+            let Some(attack) = victim.attacks.get_mut(row) else {
+                continue;
+            };
+            if !attack.control && attack.result == "held" {
+                attack.result = "skipped";
+                attack.void = true;
+                attack.detail = format!(
+                    "void, as the control did not leak ({}); here: {}",
+                    control.detail, attack.detail
+                );
+            }
+        }
+    }
+
+    /// What it proves.
+    pub fn verdict(&self) -> Verdict {
+        let any = |test: fn(&Attack) -> bool| {
+            self.victims
+                .iter()
+                .any(|victim| victim.attacks.iter().any(test))
+        };
+        if any(|attack| attack.claimed && attack.result == "leaked") {
+            Verdict::Leaked
+        } else if any(|attack| attack.control && attack.result == "held") {
+            Verdict::Void
+        } else if any(|attack| (attack.claimed || attack.control) && attack.broken) {
+            Verdict::Broken
+        } else {
+            Verdict::Proven
+        }
+    }
+}
+
+fn attempt(setup: &Setup, spec: &Spec, attacker: &dyn Attacker) -> Result<Outcome, Broken> {
+    if attacker.needs_root() && !setup.is_root() {
+        return Ok(Outcome::Skipped("needs root".to_owned()));
+    }
+    let mut outcome = once(setup, spec, attacker)?;
+    for _ in 1..attacker.attempts() {
+        if !matches!(outcome, Outcome::Held(_)) {
+            break;
+        }
+        outcome = once(setup, spec, attacker)?;
+    }
+    Ok(outcome)
+}
+
+fn once(setup: &Setup, spec: &Spec, attacker: &dyn Attacker) -> Result<Outcome, Broken> {
+    let mut victim = match setup.victim(spec) {
+        Ok(victim) => victim,
+        // One without strongroom that cannot be had here: its row may be void, but nothing broke.
+        Err(Broken(why)) if spec.name == "open-fd" || spec.name == "locked" => {
+            return Ok(Outcome::Skipped(why));
+        }
+        Err(broken) => return Err(broken),
+    };
+    let outcome = attacker.attack(&mut victim)?;
+    let missing: Vec<&str> = match &outcome {
+        Outcome::Leaked(detail) if attacker.control() == spec.name => {
+            let ways = attacker.ways().iter().copied();
+            ways.filter(|way| !detail.contains(way)).collect()
+        }
+        _ => Vec::new(),
+    };
+    Ok(if missing.is_empty() {
+        outcome
+    } else {
+        Outcome::Held(format!("it did not leak by {}", missing.join(", ")))
+    })
+}
+
+fn entry(
+    attacker: &dyn Attacker,
+    spec: &Spec,
+    claimed: bool,
+    outcome: Result<Outcome, Broken>,
+) -> Attack {
+    let broken = outcome.is_err();
+    let (result, detail) = match outcome {
+        Ok(Outcome::Held(detail)) => ("held", detail),
+        Ok(Outcome::Leaked(detail)) => ("leaked", detail),
+        Ok(Outcome::Skipped(detail)) => ("skipped", detail),
+        Err(Broken(why)) => ("skipped", format!("failed: {why}")),
+    };
+    Attack {
+        attack: attacker.name(),
+        protection: attacker.protection(),
+        claimed,
+        result,
+        detail,
+        control: attacker.control() == spec.name,
+        broken,
+        void: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(control: bool, claimed: bool, result: &'static str) -> VictimReport {
+        let attack = Attack {
+            attack: "peek",
+            protection: Protection::NoPeek,
+            claimed,
+            result,
+            detail: String::new(),
+            control,
+            broken: false,
+            void: false,
+        };
+        VictimReport {
+            name: "x",
+            receipt: None,
+            attacks: vec![attack],
+        }
+    }
+
+    fn report(control: &'static str, claimed: &'static str) -> Report {
+        let mut report = Report {
+            schema: 1,
+            victims: vec![cell(true, false, control), cell(false, true, claimed)],
+        };
+        report.void(0);
+        report
+    }
+
+    #[test]
+    fn held_counts_only_beside_a_control_that_leaked() {
+        assert_eq!(report("leaked", "held").verdict(), Verdict::Proven);
+        assert_eq!(report("leaked", "leaked").verdict(), Verdict::Leaked);
+        assert_eq!(report("held", "leaked").verdict(), Verdict::Leaked);
+        let void = report("held", "held");
+        assert_eq!(void.verdict(), Verdict::Void);
+        assert_eq!(void.victims[1].attacks[0].result, "skipped");
+        let skipped = report("skipped", "held");
+        assert_eq!(skipped.verdict(), Verdict::Proven);
+        assert_eq!(skipped.victims[1].attacks[0].result, "skipped");
+    }
+
+    #[test]
+    fn families_and_names_select() {
+        let selects = |name: &str, attacker: &str| {
+            let selection = Selection::of(&[name.to_owned()]).unwrap();
+            attackers()
+                .iter()
+                .any(|a| a.name() == attacker && selection.holds(a.as_ref()))
+        };
+        assert!(selects("peek", "peek-root"));
+        assert!(selects("peek-root", "peek-root"));
+        assert!(!selects("peek-root", "peek"));
+        assert!(Selection::of(&["nonsense".to_owned()]).is_err());
+    }
+}
