@@ -139,3 +139,48 @@ fn a_debuggers_core_is_small_and_holds_no_secret() {
         drop(session);
     }
 }
+
+/// Starts a command under a tracer, which lets it run to its end.
+fn traced(command: &mut Command) -> std::process::ExitStatus {
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    // SAFETY: ptrace is a system call that touches no memory here.
+    unsafe {
+        command.pre_exec(|| {
+            let none = std::ptr::null_mut::<libc::c_void>();
+            match libc::ptrace(libc::PTRACE_TRACEME, 0, none, none) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+    let pid = command.spawn().unwrap().id().cast_signed();
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is a valid place.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        if !libc::WIFSTOPPED(status) {
+            return std::process::ExitStatus::from_raw(status);
+        }
+        let none = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: the process is a stopped tracee of this thread's.
+        assert_eq!(
+            unsafe { libc::ptrace(libc::PTRACE_CONT, pid, none, none) },
+            0
+        );
+    }
+}
+
+#[test]
+fn a_tracer_is_refused_or_told() {
+    need!(secretmem);
+    for &who in WHO() {
+        let room = Room::new(who, How::Run(&["--receipt", "receipts"]));
+        assert_eq!(traced(&mut room.command("/bin/true")).code(), Some(125));
+
+        let room = Room::new(who, How::Run(&["--best-effort", "--receipt", "receipts"]));
+        assert_eq!(traced(&mut room.command("/bin/true")).code(), Some(0));
+        let line = std::fs::read_to_string(room.path().join("receipts")).unwrap();
+        let receipt: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(receipt["missing"]["NoInject"]["reason"], "traced", "{line}");
+    }
+}

@@ -241,9 +241,11 @@ pub(crate) fn announce() {
     ];
     // SAFETY: the kernel knows no such option; a verifier reads the structure.
     let _ = unsafe { raw::syscall(libc::SYS_prctl as usize, arguments) };
-    if process::tracer().is_ok_and(|tracer| tracer != 0) && !config.best_effort && !config.dumpable
-    {
-        refuse(format_args!("{}", Reason::Traced), Reason::Traced.fix());
+    if process::tracer().is_ok_and(|tracer| tracer != 0) {
+        if !config.best_effort && !config.dumpable {
+            refuse(format_args!("{}", Reason::Traced), Reason::Traced.fix());
+        }
+        lose(Protections::NO_INJECT, Reason::Traced);
     }
 }
 
