@@ -163,10 +163,8 @@ fn traced(command: &mut Command) -> std::process::ExitStatus {
         }
         let none = std::ptr::null_mut::<libc::c_void>();
         // SAFETY: the process is a stopped tracee of this thread's.
-        assert_eq!(
-            unsafe { libc::ptrace(libc::PTRACE_CONT, pid, none, none) },
-            0
-        );
+        let went_on = unsafe { libc::ptrace(libc::PTRACE_CONT, pid, none, none) };
+        assert_eq!(went_on, 0);
     }
 }
 

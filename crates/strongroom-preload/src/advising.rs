@@ -7,10 +7,7 @@ use core::ffi::{c_int, c_void};
 use core::ops::Range;
 use strongroom::ledger::{self, Child, Entry, Holder};
 use strongroom_sys::Errno;
-use strongroom_sys::memory::{self, Advice};
-
-const READ: u32 = libc::PROT_READ as u32;
-const WRITE: u32 = libc::PROT_WRITE as u32;
+use strongroom_sys::memory::{self, Advice, READ, WRITE};
 
 /// madvise(2).
 ///

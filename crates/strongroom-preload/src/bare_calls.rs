@@ -1,9 +1,8 @@
 //! syscall(2) and prctl(2): bare system calls of every family that is wrapped.
 
-use crate::real::returned;
+use crate::real::pass;
 use crate::{advising, ending, executing, forking, locking, mapping};
 use core::ffi::{c_char, c_int, c_long, c_ulong, c_void};
-use strongroom_sys::raw;
 
 /// syscall(2). OpenSSL's secure heap locks by it, for one. The C function is variadic; taking
 /// seven words reads registers and one stack slot, whatever was passed (System V ABI, 3.2.3).
@@ -21,7 +20,7 @@ pub unsafe extern "C" fn syscall(
     f: usize,
 ) -> c_long {
     let arguments = [a, b, c, d, e, f];
-    let plain = || bare(number, arguments) as c_long;
+    let plain = || pass(number, arguments) as c_long;
     match number {
         libc::SYS_fork => forking::follow(number, arguments),
         // With a stack of its own the child could not return from here.
@@ -69,7 +68,7 @@ pub extern "C" fn prctl(option: c_int, b: c_ulong, c: c_ulong, d: c_ulong, e: c_
         e as usize,
         0,
     ];
-    bare(libc::SYS_prctl, arguments) as c_int
+    pass(libc::SYS_prctl, arguments) as c_int
 }
 
 /// The wrapped call of that number, where there is one.
@@ -100,10 +99,4 @@ fn by_number(number: libc::c_long, a: [usize; 6]) -> Option<isize> {
             _ => return None,
         }
     })
-}
-
-/// A bare system call's result.
-fn bare(number: libc::c_long, arguments: [usize; 6]) -> isize {
-    // SAFETY: the program's own call, with its own arguments.
-    returned(unsafe { raw::syscall(number as usize, arguments) })
 }

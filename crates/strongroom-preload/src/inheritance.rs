@@ -6,11 +6,10 @@
 
 use crate::start::{Started, started};
 use core::ffi::{CStr, c_char};
-use core::fmt::Write;
 use core::ptr;
 use strongroom::launch::config::Scope;
 use strongroom::launch::program::{Program, Unprotectable};
-use strongroom::line::Line;
+use strongroom::line;
 use strongroom_sys::Errno;
 use strongroom_sys::memory::{self, Place};
 
@@ -57,7 +56,6 @@ fn refuse_or_warn(
     why: core::fmt::Arguments<'_>,
     fix: &str,
 ) -> Result<bool, Errno> {
-    let mut line = Line::default();
     let name = path.to_bytes().escape_ascii();
     let going_on = started.config.best_effort;
     let outcome = if going_on {
@@ -65,11 +63,7 @@ fn refuse_or_warn(
     } else {
         "is not started"
     };
-    let _ = write!(line, "strongroom: {name} {outcome}: {why}");
-    if !fix.is_empty() {
-        let _ = write!(line, "; {fix}");
-    }
-    line.complain();
+    line::complain(format_args!("{name} {outcome}: {why}"), fix);
     if going_on {
         Ok(false)
     } else {

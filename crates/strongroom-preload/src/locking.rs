@@ -1,7 +1,7 @@
 //! mlock and its kin: memory that the program declares secret becomes secret, in place.
 
 use crate::advice;
-use crate::real::{returned, set_errno};
+use crate::real::{pass, set_errno};
 use crate::start::{lose, source, started};
 use core::ffi::{c_int, c_uint, c_void};
 use core::ops::Range;
@@ -12,7 +12,7 @@ use strongroom::ledger;
 use strongroom::line;
 use strongroom::{Level, Protections, Reason};
 use strongroom_sys::maps::{self, Mapping};
-use strongroom_sys::{Errno, memory, page_ceil, page_floor, raw};
+use strongroom_sys::{Errno, memory, page_ceil, page_floor};
 
 const MLOCK_ONFAULT: c_uint = 1;
 
@@ -22,11 +22,6 @@ static FUTURE: AtomicBool = AtomicBool::new(false);
 /// Whether new mappings are to be locked.
 pub(crate) fn future() -> bool {
     FUTURE.load(Ordering::Relaxed)
-}
-
-fn pass(number: libc::c_long, arguments: [usize; 6]) -> c_int {
-    // SAFETY: the program's own call.
-    returned(unsafe { raw::syscall(number as usize, arguments) }) as c_int
 }
 
 /// The whole pages that a range touches.
@@ -49,9 +44,7 @@ pub(crate) unsafe fn make_secret(range: Range<usize>) -> Result<(), Errno> {
         return Err(Errno::NOSYS);
     };
     let global = heap::global();
-    let all_heap =
-        global.contains(range.start as *const u8) && global.contains((range.end - 1) as *const u8);
-    if range.is_empty() || all_heap {
+    if range.is_empty() || global.contains_range(&range) {
         return Ok(());
     }
     let strict = started.config.level == Some(Level::Hidden) && !started.config.best_effort;
@@ -115,7 +108,7 @@ fn lock(start: usize, len: usize) -> c_int {
     // SAFETY: the program's own range, by its own call.
     match unsafe { make_secret(range) } {
         Ok(()) => 0,
-        Err(Errno::NOSYS) => pass(libc::SYS_mlock, [start, len, 0, 0, 0, 0]),
+        Err(Errno::NOSYS) => pass(libc::SYS_mlock, [start, len, 0, 0, 0, 0]) as c_int,
         Err(errno) => {
             set_errno(errno);
             -1
@@ -143,10 +136,11 @@ pub extern "C" fn mlock2(start: *const c_void, len: usize, flags: c_uint) -> c_i
 /// swapped, not that it may be read.
 #[unsafe(no_mangle)]
 pub extern "C" fn munlock(start: *const c_void, len: usize) -> c_int {
-    let plain =
-        |range: Range<usize>| pass(libc::SYS_munlock, [range.start, range.len(), 0, 0, 0, 0]) == 0;
+    let plain = |range: Range<usize>| {
+        pass(libc::SYS_munlock, [range.start, range.len(), 0, 0, 0, 0]) as c_int == 0
+    };
     let Some(range) = pages(start as usize, len) else {
-        return pass(libc::SYS_munlock, [start as usize, len, 0, 0, 0, 0]);
+        return pass(libc::SYS_munlock, [start as usize, len, 0, 0, 0, 0]) as c_int;
     };
     if heap::global().contains(range.start as *const u8) {
         return 0;
@@ -171,7 +165,7 @@ pub extern "C" fn mlockall(flags: c_int) -> c_int {
         return -1;
     }
     if started().is_none_or(|s| s.keeper.is_none()) {
-        return pass(libc::SYS_mlockall, [flags as usize, 0, 0, 0, 0, 0]);
+        return pass(libc::SYS_mlockall, [flags as usize, 0, 0, 0, 0, 0]) as c_int;
     }
     if flags & libc::MCL_CURRENT != 0
         && let Err(errno) = lock_current()
@@ -234,7 +228,7 @@ pub extern "C" fn munlockall() -> c_int {
     if ledger::is_empty()
         && started().is_none_or(|s| s.config.scope != strongroom::launch::config::Scope::Heap)
     {
-        return pass(libc::SYS_munlockall, [0; 6]);
+        return pass(libc::SYS_munlockall, [0; 6]) as c_int;
     }
     // The kernel's would unlock locked memory that the program did not ask to keep readable.
     0

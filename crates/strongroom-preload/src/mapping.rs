@@ -8,11 +8,8 @@ use core::ops::Range;
 use strongroom::heap;
 use strongroom::ledger::{self, Child, Entry, Holder, Ledger};
 use strongroom::resident;
-use strongroom_sys::memory;
+use strongroom_sys::memory::{self, READ, WRITE};
 use strongroom_sys::{Errno, PAGE, page_ceil, raw};
-
-const READ: u32 = libc::PROT_READ as u32;
-const WRITE: u32 = libc::PROT_WRITE as u32;
 
 pub(crate) fn call(number: libc::c_long, arguments: [usize; 6]) -> Result<usize, Errno> {
     // SAFETY: the program's own call, with its own arguments.
@@ -229,10 +226,7 @@ pub unsafe extern "C" fn mprotect(start: *mut c_void, len: usize, access: c_int)
 /// got from posix_memalign.
 pub(crate) fn in_heap(start: usize, len: usize) -> Option<Range<usize>> {
     let range = start..start.checked_add(page_ceil(len)?)?;
-    let inside = !range.is_empty()
-        && start.is_multiple_of(PAGE)
-        && heap::global().contains(start as *const u8)
-        && heap::global().contains((range.end - 1) as *const u8);
+    let inside = start.is_multiple_of(PAGE) && heap::global().contains_range(&range);
     inside.then_some(range)
 }
 

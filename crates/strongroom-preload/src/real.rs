@@ -47,3 +47,9 @@ pub(crate) fn returned(register: isize) -> isize {
         }
     }
 }
+
+/// Makes the program's own system call as it is; the result as libc's wrappers return it.
+pub(crate) fn pass(number: libc::c_long, arguments: [usize; 6]) -> isize {
+    // SAFETY: the program's own call, with its own arguments.
+    returned(unsafe { strongroom_sys::raw::syscall(number as usize, arguments) })
+}

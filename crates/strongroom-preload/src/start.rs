@@ -4,7 +4,6 @@
 //! stack that the kernel prepared, not from libc, which is not initialised yet.
 
 use core::ffi::{CStr, c_char};
-use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::OnceLock;
 use strongroom::fork;
@@ -12,7 +11,7 @@ use strongroom::heap;
 use strongroom::keeper::{self, Keeper};
 use strongroom::launch::config::{BadConfig, Config, Scope, VARIABLE};
 use strongroom::launch::handshake::{self, Handshake};
-use strongroom::line::Line;
+use strongroom::line;
 use strongroom::{Level, Policy, Protections, Reason, Receipt};
 use strongroom_sys::{limits, process, raw};
 
@@ -85,12 +84,7 @@ pub(crate) fn receipt(started: &Started) -> Receipt {
 
 /// Says why the program cannot be protected and ends it.
 fn refuse(what: core::fmt::Arguments<'_>, fix: &str) -> ! {
-    let mut line = Line::default();
-    let _ = write!(line, "strongroom: {what}");
-    if !fix.is_empty() {
-        let _ = write!(line, "; {fix}");
-    }
-    line.complain();
+    line::complain(what, fix);
     process::exit_now(125)
 }
 

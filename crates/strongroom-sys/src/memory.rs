@@ -8,6 +8,13 @@ use core::ptr;
 pub use rustix::mm::Advice;
 use rustix::mm::{MapFlags, MlockFlags, MprotectFlags, MremapFlags, ProtFlags};
 
+/// PROT_READ, as [`protect`] takes it.
+pub const READ: u32 = libc::PROT_READ as u32;
+/// PROT_WRITE.
+pub const WRITE: u32 = libc::PROT_WRITE as u32;
+/// PROT_EXEC.
+pub const EXEC: u32 = libc::PROT_EXEC as u32;
+
 /// Where a new mapping goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {

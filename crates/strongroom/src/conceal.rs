@@ -7,12 +7,8 @@ use core::ops::Range;
 use std::os::fd::OwnedFd;
 use strongroom_core::Reason;
 use strongroom_sys::maps::{self, Mapping};
-use strongroom_sys::memory::{self, Advice, Place};
+use strongroom_sys::memory::{self, Advice, EXEC, Place, READ, WRITE};
 use strongroom_sys::{Errno, PAGE, process, userfaultfd};
-
-const READ: u32 = libc::PROT_READ as u32;
-const WRITE: u32 = libc::PROT_WRITE as u32;
-const EXEC: u32 = libc::PROT_EXEC as u32;
 
 /// Why memory could not be concealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,29 +103,28 @@ pub unsafe fn conceal(
                 lock_in_place(&part)?;
                 outcome.locked += len;
             },
-            Kind::Plain { access } if keeper.copies_on_write() => {
-                let entry = Entry {
-                    start: part.start,
-                    end: part.end,
-                    access,
-                    holder: Holder::Locked,
-                    child,
-                };
-                // SAFETY: the caller's promise.
-                unsafe { lock_in_place(&part)? };
-                ledger.insert(entry)?;
-                outcome.secret += len;
-            }
             Kind::Plain { access } => {
+                let locked = keeper.copies_on_write();
                 let entry = Entry {
                     start: part.start,
                     end: part.end,
                     access,
-                    holder: Holder::Secretmem,
+                    holder: if locked {
+                        Holder::Locked
+                    } else {
+                        Holder::Secretmem
+                    },
                     child,
                 };
                 // SAFETY: the caller's promise.
-                unsafe { replace(&mut ledger, entry, keeper)? };
+                unsafe {
+                    if locked {
+                        lock_in_place(&part)?;
+                        ledger.insert(entry)?;
+                    } else {
+                        replace(&mut ledger, entry, keeper)?;
+                    }
+                }
                 outcome.secret += len;
             }
         }

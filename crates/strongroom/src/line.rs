@@ -33,15 +33,20 @@ impl Line {
     }
 }
 
-/// Writes `strongroom: what: reason; fix` to standard error.
-pub fn complain_of(what: fmt::Arguments<'_>, reason: Reason) {
+/// Writes `strongroom: what; fix` to standard error, in one call.
+pub fn complain(what: fmt::Arguments<'_>, fix: &str) {
     use fmt::Write;
     let mut line = Line::default();
-    let _ = write!(line, "strongroom: {what}: {reason}");
-    if !reason.fix().is_empty() {
-        let _ = write!(line, "; {}", reason.fix());
+    let _ = write!(line, "strongroom: {what}");
+    if !fix.is_empty() {
+        let _ = write!(line, "; {fix}");
     }
     line.complain();
+}
+
+/// Writes `strongroom: what: reason; fix` to standard error.
+pub fn complain_of(what: fmt::Arguments<'_>, reason: Reason) {
+    complain(format_args!("{what}: {reason}"), reason.fix());
 }
 
 impl fmt::Write for Line {

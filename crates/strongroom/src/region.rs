@@ -61,7 +61,7 @@ impl Region {
             ledger.insert(Entry {
                 start: start as usize,
                 end: start as usize + len,
-                access: (libc::PROT_READ | libc::PROT_WRITE) as u32,
+                access: memory::READ | memory::WRITE,
                 holder: if keeper.copies_on_write() {
                     Holder::Locked
                 } else {

@@ -9,11 +9,8 @@ use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 use std::sync::MutexGuard;
 use strongroom_core::Reason;
-use strongroom_sys::memory::{self, Advice, Place};
+use strongroom_sys::memory::{self, Advice, Place, READ, WRITE};
 use strongroom_sys::{Errno, PAGE, process, wait};
-
-const READ: u32 = libc::PROT_READ as u32;
-const WRITE: u32 = libc::PROT_WRITE as u32;
 
 /// Forks that this process made with secret memory to copy, and the bytes copied into it
 /// when it was itself such a child.

@@ -18,9 +18,9 @@ use strongroom_sys::{PAGE, thread_slot};
 
 /// Every lock of a heap.
 pub(super) struct Held {
-    _classes: [MutexGuard<'static, ClassList>; COUNT],
+    classes: [MutexGuard<'static, ClassList>; COUNT],
     arena: MutexGuard<'static, Arena>,
-    _caches: MutexGuard<'static, Caches>,
+    caches: MutexGuard<'static, Caches>,
 }
 
 struct List(*const Inner);
@@ -74,9 +74,9 @@ impl LockedHeaps {
         };
         locked.each(|inner| {
             let held = Held {
-                _classes: core::array::from_fn(|class| lock(&inner.classes[class])),
+                classes: core::array::from_fn(|class| lock(&inner.classes[class])),
                 arena: lock(&inner.arena),
-                _caches: lock(&inner.caches),
+                caches: lock(&inner.caches),
             };
             // SAFETY: the list's lock guards `held`.
             unsafe { *inner.held.get() = Some(held) };
@@ -331,9 +331,9 @@ fn reclaim_lost_caches(inner: &'static Inner) {
         return;
     };
     let Held {
-        _classes: classes,
+        classes,
         arena,
-        _caches: caches,
+        caches,
     } = held;
     let mut lost = false;
     let mut at = core::mem::replace(&mut caches.live, ptr::null_mut());

@@ -267,5 +267,5 @@ impl Metadata {
 /// The range must be a reservation of the caller's, or usable already.
 unsafe fn open(start: *mut u8, len: usize) -> Result<(), Errno> {
     // SAFETY: the caller's promise.
-    unsafe { memory::protect(start, len, (libc::PROT_READ | libc::PROT_WRITE) as u32) }
+    unsafe { memory::protect(start, len, memory::READ | memory::WRITE) }
 }

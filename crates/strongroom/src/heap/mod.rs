@@ -28,6 +28,7 @@ use crate::policy::{Policy, Refused};
 use crate::wipe::wipe;
 use cache::Cache;
 use classes::{COUNT, LARGEST, SIZES, UNIT, class_of};
+use core::ops::Range;
 use core::ptr::{self, NonNull};
 use inner::Inner;
 use metadata::{FREE, PAGES};
@@ -110,15 +111,11 @@ impl Heap {
 
     #[inline]
     fn inner(&self) -> Option<&'static Inner> {
-        match self.inner.get() {
-            Some(result) => result.as_ref().ok().copied(),
-            None => self
-                .inner
-                .get_or_init(|| Inner::start(DEFAULT_POLICY))
-                .as_ref()
-                .ok()
-                .copied(),
-        }
+        self.inner
+            .get_or_init(|| Inner::start(DEFAULT_POLICY))
+            .as_ref()
+            .ok()
+            .copied()
     }
 
     /// The heap where it has been started already.
@@ -211,6 +208,13 @@ impl Heap {
     pub fn contains(&self, address: *const u8) -> bool {
         self.started()
             .is_some_and(|inner| inner.offset(address) < inner.len)
+    }
+
+    /// Whether all of a range of addresses, not empty, lies in this heap's range.
+    pub fn contains_range(&self, range: &Range<usize>) -> bool {
+        !range.is_empty()
+            && self.contains(range.start as *const u8)
+            && self.contains((range.end - 1) as *const u8)
     }
 
     /// How much the heap could ever hold, in bytes; 0 before its first use.
