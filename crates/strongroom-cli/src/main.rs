@@ -8,6 +8,7 @@ mod args;
 mod attack;
 mod doctor;
 mod failure;
+mod locate;
 mod pages;
 mod run;
 
@@ -47,10 +48,13 @@ fn command() -> u8 {
         },
         Command::Attack(args) => attack::run(&args),
         Command::Doctor(args) => doctor::run(args.json),
-        Command::Victim { kind } => Ok(strongroom_probe::victim::live(kind.into())),
-        Command::Thief { way, pid, address } => {
-            Ok(strongroom_probe::thief::steal(&way, pid, address))
-        }
+        Command::Victim { kind } => Ok(attack::victim(kind)),
+        Command::Thief {
+            way,
+            pid,
+            address,
+            length,
+        } => Ok(strongroom_probe::thief::steal(&way, pid, address, length)),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { directory } => pages::man(&directory),
     };

@@ -4,32 +4,47 @@
 //! What it is to look for comes on standard input; every answer is a line `leaked`, `held` or
 //! `skipped`, and in what way.
 
-use crate::attack::{Loot, inject};
-use crate::victim::LENGTH;
+mod own_memory;
+
+use crate::attack::{Loot, inject, search};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use strongroom_sys::{Errno, peek};
 
 /// The ways that [`steal`] knows.
-pub const WAYS: [&str; 4] = ["peek", "fd", "inject", "inherited"];
+pub const WAYS: [&str; 6] = ["peek", "fd", "inject", "inherited", "grandchild", "search"];
 
 /// The most of a descriptor's contents that is looked at, in bytes.
 const MOST: usize = 64 << 20;
 
-/// Tries one way and reports on standard output. Returns the exit status.
-pub fn steal(way: &str, pid: i32, address: usize) -> u8 {
-    let mut secret = [0; LENGTH];
-    if io::stdin().lock().read_exact(&mut secret).is_err() {
+/// The longest secret that is looked for, in bytes.
+const LONGEST: usize = 1 << 20;
+
+/// A secret in other words: what looks through its own memory must not find its own question.
+pub(crate) fn masked(secret: &[u8]) -> Vec<u8> {
+    secret.iter().map(|byte| !byte).collect()
+}
+
+/// Tries one way and reports on standard output; `length` is the secret's, in bytes. Returns the
+/// exit status.
+pub fn steal(way: &str, pid: i32, address: usize, length: usize) -> u8 {
+    let mut secret = vec![0; length.min(LONGEST)];
+    if read_exactly(&mut secret).is_err() {
         return 1;
+    }
+    let mut loot = Vec::new();
+    if way == "grandchild" {
+        loot.push(own_memory::search(&secret));
+        secret = masked(&secret);
     }
     let target = Target {
         pid,
         address,
         secret,
     };
-    let loot = match way {
-        "peek" => vec![target.mem(), target.ptrace(), target.vm_read()],
+    loot.extend(match way {
+        "peek" => target.peek(),
         "fd" => vec![
             target.descriptors(),
             target.opened_again(),
@@ -37,8 +52,10 @@ pub fn steal(way: &str, pid: i32, address: usize) -> u8 {
         ],
         "inject" => vec![target.inject(), target.code()],
         "inherited" => vec![target.inherited()],
+        "grandchild" => [vec![target.inherited()], target.peek()].concat(),
+        "search" => vec![target.search()],
         _ => return 1,
-    };
+    });
     let mut out = io::stdout().lock();
     for loot in loot {
         if writeln!(out, "{loot}").is_err() {
@@ -48,13 +65,47 @@ pub fn steal(way: &str, pid: i32, address: usize) -> u8 {
     0
 }
 
+/// What is on standard input, and no more: others may read it after this process.
+fn read_exactly(mut place: &mut [u8]) -> Result<(), Errno> {
+    while !place.is_empty() {
+        match rustix::io::read(rustix::stdio::stdin(), &mut *place) {
+            Ok(0) => return Err(Errno::PIPE),
+            Ok(read) => place = place.get_mut(read..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 struct Target {
     pid: i32,
     address: usize,
-    secret: [u8; LENGTH],
+    secret: Vec<u8>,
 }
 
 impl Target {
+    fn peek(&self) -> Vec<Loot> {
+        vec![self.mem(), self.ptrace(), self.vm_read()]
+    }
+
+    /// Every page that /proc/PID/mem shows.
+    fn search(&self) -> Loot {
+        const WAY: &str = "a search of /proc/PID/mem";
+        match search::first(self.pid, &self.secret) {
+            Ok(Some((at, name))) => {
+                let name = if name.is_empty() {
+                    "anonymous memory"
+                } else {
+                    &name
+                };
+                Loot::leaked(format!("{WAY}: at {at:#x} in {name}"))
+            }
+            Ok(None) => Loot::held(format!("{WAY}: nowhere")),
+            Err(error) => refused(WAY, errno(&error)),
+        }
+    }
+
     fn judge(&self, way: &str, read: Result<Vec<u8>, Errno>) -> Loot {
         match read {
             Ok(bytes) if bytes == self.secret => Loot::leaked(way),
@@ -66,7 +117,7 @@ impl Target {
 
     fn mem(&self) -> Loot {
         let read = || -> io::Result<Vec<u8>> {
-            let mut bytes = vec![0; LENGTH];
+            let mut bytes = vec![0; self.secret.len()];
             let mem = File::open(format!("/proc/{}/mem", self.pid))?;
             mem.read_exact_at(&mut bytes, self.address as u64)?;
             Ok(bytes)
@@ -75,13 +126,13 @@ impl Target {
     }
 
     fn ptrace(&self) -> Loot {
-        let mut bytes = vec![0; LENGTH];
+        let mut bytes = vec![0; self.secret.len()];
         let read = peek::ptrace_read(self.pid, self.address, &mut bytes).map(|()| bytes);
         self.judge("ptrace", read)
     }
 
     fn vm_read(&self) -> Loot {
-        let mut bytes = vec![0; LENGTH];
+        let mut bytes = vec![0; self.secret.len()];
         let read = peek::vm_read(self.pid, self.address, &mut bytes).map(|got| {
             bytes.truncate(got);
             bytes
@@ -198,13 +249,18 @@ impl Target {
     /// What this process itself has inherited, as the child of its victim.
     fn inherited(&self) -> Loot {
         let pid = strongroom_sys::process::id();
-        let loot = Self { pid, ..*self }.descriptors();
+        let own = Self {
+            pid,
+            address: 0,
+            secret: self.secret.clone(),
+        };
+        let loot = own.descriptors();
         loot.by("inherited descriptors")
     }
 
     fn inject(&self) -> Loot {
         const WAY: &str = "injected system calls";
-        match inject::hand_over(self.pid, self.address as u64, LENGTH) {
+        match inject::hand_over(self.pid, self.address as u64, self.secret.len()) {
             Ok(inject::Answer::Bytes(bytes)) => self.judge(WAY, Ok(bytes)),
             Ok(inject::Answer::Refused(errno)) => {
                 self.judge(WAY, Err(Errno::from_raw_os_error(errno)))

@@ -15,6 +15,8 @@
 compile_error!("strongroom runs on x86-64 Linux only, so far");
 
 pub mod bpf;
+pub mod cache;
+pub mod foul;
 pub mod limits;
 pub mod maps;
 pub mod memory;

@@ -200,6 +200,21 @@ impl Ring {
         Ok(Self { file, parameters })
     }
 
+    /// How large struct io_uring_params is, in bytes.
+    pub const PARAMETERS: usize = 120;
+
+    /// A ring that was set up elsewhere, by its descriptor and what the kernel said of it then.
+    pub fn taken(file: OwnedFd, parameters: &[u8; Self::PARAMETERS]) -> Self {
+        let mut words = [0; 30];
+        for (word, bytes) in words.iter_mut().zip(parameters.chunks_exact(4)) {
+            *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        }
+        Self {
+            file,
+            parameters: words,
+        }
+    }
+
     fn parameter(&self, index: usize) -> usize {
         self.parameters[index] as usize
     }

@@ -118,3 +118,15 @@ pub fn reap(child: i32) {
         while let Err(Errno::INTR) = waitpid(Some(child), WaitOptions::empty()) {}
     }
 }
+
+/// Has the command's process killed when the thread that starts it ends (PR_SET_PDEATHSIG).
+pub fn end_with_parent(command: &mut std::process::Command) {
+    use rustix::process::{Signal, set_parent_process_death_signal};
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec it makes one system call and allocates nothing.
+    unsafe {
+        command.pre_exec(|| {
+            set_parent_process_death_signal(Some(Signal::KILL)).map_err(std::io::Error::from)
+        });
+    }
+}

@@ -1,12 +1,19 @@
 //! `strongroom attack`: attackers against victims, and what that proves.
 
+mod program;
+mod region;
 mod render;
 
-use crate::args::AttackArgs;
+use crate::args::{AttackArgs, VictimArg};
 use crate::failure::{self, Failure};
+use crate::locate;
 use std::io::{self, IsTerminal, Write};
 use strongroom_core::Level;
-use strongroom_probe::attack::{Report, Selection, Setup, Verdict};
+use strongroom_probe::attack::{NotFound, Report, Selection, Setup, SetupError, Verdict};
+use strongroom_probe::victim::{self, Kind};
+
+/// The exit status of a proof that is void.
+const VOID: u8 = 3;
 
 /// Makes the attacks and prints what came of them.
 pub(crate) fn run(args: &AttackArgs) -> Result<u8, Failure> {
@@ -15,15 +22,27 @@ pub(crate) fn run(args: &AttackArgs) -> Result<u8, Failure> {
         Failure::new(unknown.to_string(), format!("name some of: {names}"))
     })?;
     let selection = selection.at(args.level.map(Level::from));
+    let program = program::of(args)?;
     let command = std::env::current_exe()
         .map_err(|error| Failure::new(format!("strongroom does not find itself: {error}"), ""))?;
-    let setup = Setup::new(&command).map_err(|error| {
+    let unprepared = |error: SetupError| {
         Failure::new(
             error.to_string(),
             "name a directory that can be written by TMPDIR",
         )
-    })?;
+    };
+    let mut setup = Setup::new(&command).map_err(unprepared)?;
     let mut progress = Progress::new();
+    match program {
+        Some(program) => {
+            setup.attack_program(program).map_err(unprepared)?;
+            progress.show("a first start", "plain");
+            let rehearsed = setup.rehearse();
+            progress.clear();
+            rehearsed.map_err(not_found)?;
+        }
+        None => setup.invite(region::GUEST),
+    }
     let report = Report::of(&setup, &selection, |attack, victim| {
         progress.show(attack, victim);
     });
@@ -36,9 +55,42 @@ pub(crate) fn run(args: &AttackArgs) -> Result<u8, Failure> {
     Ok(match report.verdict() {
         Verdict::Proven => 0,
         Verdict::Leaked => 1,
-        Verdict::Void => 3,
+        Verdict::Void => VOID,
         Verdict::Broken => failure::STATUS,
     })
+}
+
+/// There is nothing to attack: no proof can be had.
+fn not_found(why: NotFound) -> Failure {
+    match &why {
+        NotFound::Start(_, error) => {
+            let status = match error.kind() {
+                io::ErrorKind::NotFound => locate::NOT_FOUND,
+                _ => locate::NOT_EXECUTABLE,
+            };
+            Failure::new(
+                why.to_string(),
+                "see that the user can run it whom `strongroom attack --help` names",
+            )
+            .with_status(status)
+        }
+        NotFound::Secret(_) => Failure::new(
+            format!("the plain program does not show its secret: {why}"),
+            "see that it runs by itself and has the secret in memory; give it longer by --wait",
+        )
+        .with_status(VOID),
+    }
+}
+
+/// Lives as a victim; returns its exit status.
+pub(crate) fn victim(kind: VictimArg) -> u8 {
+    let kind = match kind {
+        VictimArg::Plain => Kind::Plain,
+        VictimArg::Locked => Kind::Locked,
+        VictimArg::OpenFd => Kind::OpenFd,
+        VictimArg::Region => return victim::live(&region::Regions::default()),
+    };
+    victim::live(kind.store().as_ref())
 }
 
 fn print(report: &Report, root: bool, json: bool) -> io::Result<()> {

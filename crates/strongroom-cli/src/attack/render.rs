@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use strongroom_probe::attack::{Attack, Report, Verdict, attackers};
 
 const WIDTH: usize = 100;
-const NAME: usize = 14;
+const NAME: usize = 16;
 const PROTECTION: usize = 15;
 /// The narrowest column of a victim.
-const CELL: usize = 11;
+const CELL: usize = 10;
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -26,24 +26,46 @@ const CYAN: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::C
 
 /// Writes all of it.
 pub(super) fn table(out: &mut impl Write, report: &Report, root: bool) -> io::Result<()> {
+    // Long names take two lines.
+    let names = || report.victims.iter().map(|victim| halves(victim.name));
     write!(out, "{BOLD}{:NAME$}{:PROTECTION$}", "attack", "on")?;
-    for victim in &report.victims {
-        let width = width(victim.name);
-        write!(out, "{:width$}", victim.name)?;
+    for (first, _) in names() {
+        let width = width(first);
+        write!(out, "{first:width$}")?;
     }
     writeln!(out, "{BOLD:#}")?;
+    if names().any(|(_, second)| !second.is_empty()) {
+        write!(out, "{BOLD}{:NAME$}{:PROTECTION$}", "", "")?;
+        for (first, second) in names() {
+            let width = width(first);
+            write!(out, "{second:width$}")?;
+        }
+        writeln!(out, "{BOLD:#}")?;
+    }
     for row in 0..rows(report) {
         line(out, report, row)?;
     }
     writeln!(out)?;
     legend(out)?;
+    proven(out, report)?;
     about(out, report)?;
     reasons(out, report)?;
     verdict(out, report, root)
 }
 
-fn width(victim: &str) -> usize {
-    CELL.max(victim.len() + 2)
+/// A victim's name as the two lines of the head have it.
+fn halves(victim: &str) -> (&str, &str) {
+    const FAMILY: &str = "strongroom-";
+    if victim.starts_with(FAMILY) {
+        victim.split_at(FAMILY.len())
+    } else {
+        (victim, "")
+    }
+}
+
+/// How wide a column is under this head.
+fn width(head: &str) -> usize {
+    CELL.max(head.len() + 2)
 }
 
 fn rows(report: &Report) -> usize {
@@ -68,7 +90,7 @@ fn line(out: &mut impl Write, report: &Report, row: usize) -> io::Result<()> {
             write!(out, "{DIM}{protection:PROTECTION$}{DIM:#}")?;
         }
         let (style, text) = cell(attack);
-        let width = width(victim);
+        let width = width(halves(victim).0);
         write!(out, "{style}{text:width$}{style:#}")?;
     }
     writeln!(out)
@@ -95,6 +117,30 @@ fn legend(out: &mut impl Write) -> io::Result<()> {
         "{GREEN}held{GREEN:#} claimed and kept   {RED}LEAKED{RED:#} claimed and stolen   \
          {DIM}–{DIM:#} not claimed   {CYAN}*{CYAN:#} control: must leak"
     )
+}
+
+/// Where a program's secrets were found before it was attacked.
+fn proven(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    let mut label = "\nproven to be there";
+    for victim in &report.victims {
+        let Some(secrets) = &victim.proven else {
+            continue;
+        };
+        let secrets = secrets.iter().map(|proven| match proven.places {
+            0 => format!("{} nowhere: nothing is known of it", proven.secret),
+            1 => format!("{} at 1 place", proven.secret),
+            places => format!("{} at {places} places", proven.secret),
+        });
+        if !label.is_empty() {
+            writeln!(out, "{BOLD}{label}{BOLD:#}")?;
+            label = "";
+        }
+        let secrets = secrets.collect::<Vec<_>>().join("; ");
+        for line in wrap(&format!("{}: {secrets}", victim.name), WIDTH - 2) {
+            writeln!(out, "  {line}")?;
+        }
+    }
+    Ok(())
 }
 
 /// What each attack does.
@@ -194,7 +240,13 @@ fn verdict(out: &mut impl Write, report: &Report, root: bool) -> io::Result<()> 
         ),
         Verdict::Void => (
             YELLOW,
-            "A control did not leak: its attack proves nothing here.".to_owned(),
+            match report.unproven() {
+                Some(victim) => format!(
+                    "No attack on {victim} could be made on a secret that is proven to be there: \
+                     nothing is known of it."
+                ),
+                None => "A control did not leak: its attack proves nothing here.".to_owned(),
+            },
         ),
         Verdict::Broken => (
             YELLOW,

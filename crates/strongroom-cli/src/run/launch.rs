@@ -3,12 +3,12 @@
 //! The process keeps its number and its parent, and nothing of strongroom stays beside
 //! it: the verifier is not its child, and is gone once the program may run.
 
-use super::locate;
 use super::one_processor::OneProcessor;
 use super::preload::Object;
 use super::receipt::Unprotected;
 use super::verify;
 use crate::failure::{self, Failure};
+use crate::locate;
 use rustix::io::Errno;
 use rustix::process::{PTracer, Pid};
 use std::ffi::{CStr, CString};

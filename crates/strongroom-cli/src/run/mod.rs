@@ -3,7 +3,6 @@
 mod environment;
 mod launch;
 mod limits;
-mod locate;
 mod one_processor;
 mod preload;
 mod receipt;
@@ -11,8 +10,8 @@ mod verify;
 
 use crate::args::{RunArgs, ScopeArg};
 use crate::failure::{Failure, warn};
+use crate::locate::{self, Executable};
 use launch::Launch;
-use locate::Executable;
 use receipt::{Sink, Unprotected};
 use std::convert::Infallible;
 use std::ffi::{CString, OsString};

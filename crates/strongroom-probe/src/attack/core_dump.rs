@@ -1,6 +1,6 @@
 //! Core dumps: the kernel's, and a debugger's.
 
-use super::{Attacker, Broken, Captive, Outcome, captive, contains};
+use super::{Attacker, Broken, Captive, Outcome, Reach, captive, contains};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit};
 use std::fs::{self, File};
 use std::io::Read;
@@ -25,6 +25,10 @@ impl Attacker for Kernel {
         "the kernel's core dump on SIGABRT, with the core limit lifted from outside"
     }
 
+    fn reach(&self) -> Reach {
+        Reach::End
+    }
+
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {
         let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern")
             .map_err(|error| Broken(format!("core_pattern: {error}")))?;
@@ -33,6 +37,13 @@ impl Attacker for Kernel {
             return Ok(Outcome::Skipped(format!(
                 "dumps go elsewhere; `sysctl kernel.core_pattern=core` (now `{pattern}`)"
             )));
+        }
+        let works_in = fs::read_link(format!("/proc/{}/cwd", victim.pid()));
+        let ours = fs::canonicalize(victim.directory()).ok();
+        if works_in.is_ok_and(|path| Some(path) != ours) {
+            return Ok(Outcome::Skipped(
+                "the program works in another directory, where its dump would stay".to_owned(),
+            ));
         }
         // Without CAP_SYS_RESOURCE the victim has the limit that it was started with.
         let _ = victim.allow_core();
@@ -43,8 +54,11 @@ impl Attacker for Kernel {
         };
         victim.prove()?;
         let before = files(victim.directory());
-        victim.send(b"abort\n")?;
-        let status = victim.ended()?;
+        let Some(status) = victim.abort()? else {
+            return Ok(Outcome::Skipped(
+                "the process is another one's child, who alone learns whether it dumped".to_owned(),
+            ));
+        };
         if status.signal() != Some(libc::SIGABRT) {
             return Err(Broken(format!("the victim did not abort: {status}")));
         }
@@ -57,7 +71,7 @@ impl Attacker for Kernel {
         }
         let mut outcome = Outcome::Held(format!("the kernel wrote no dump{limit}"));
         for path in &dumps {
-            outcome = judge(path, victim.secret())?;
+            outcome = judge(path, &victim.secrets())?;
             if matches!(outcome, Outcome::Leaked(_)) {
                 break;
             }
@@ -81,6 +95,10 @@ impl Attacker for Gcore {
 
     fn about(&self) -> &'static str {
         "gcore, a debugger's dump of the running process (by root, where root attacks)"
+    }
+
+    fn reach(&self) -> Reach {
+        Reach::Whole
     }
 
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {
@@ -119,7 +137,7 @@ impl Attacker for Gcore {
         }
         let complete = ended.as_ref().is_ok_and(ExitStatus::success);
         let outcome = if complete && dump.exists() {
-            judge(&dump, victim.secret())?
+            judge(&dump, &victim.secrets())?
         } else {
             // A part of a dump proves nothing.
             let partial = dump.exists();
@@ -168,12 +186,13 @@ fn remove(files: &[PathBuf]) {
     }
 }
 
-/// Looks for the secret in a dump, piece by piece.
-fn judge(path: &Path, secret: &[u8]) -> Result<Outcome, Broken> {
+/// Looks for the secrets in a dump, piece by piece.
+fn judge(path: &Path, secrets: &[&[u8]]) -> Result<Outcome, Broken> {
     const STEP: usize = 1 << 20;
     let broken = |error: std::io::Error| Broken(format!("the dump cannot be read: {error}"));
     let mut file = File::open(path).map_err(broken)?;
-    let mut bytes = vec![0; secret.len() + STEP];
+    let longest = secrets.iter().map(|secret| secret.len()).max().unwrap_or(0);
+    let mut bytes = vec![0; longest + STEP];
     let (mut kept, mut total) = (0, 0);
     loop {
         let place = bytes.get_mut(kept..kept + STEP).unwrap_or_default();
@@ -183,10 +202,11 @@ fn judge(path: &Path, secret: &[u8]) -> Result<Outcome, Broken> {
         }
         total += read;
         let end = kept + read;
-        if contains(bytes.get(..end).unwrap_or_default(), secret) {
+        let piece = bytes.get(..end).unwrap_or_default();
+        if secrets.iter().any(|secret| contains(piece, secret)) {
             return Ok(Outcome::Leaked("found in the dump".to_owned()));
         }
-        kept = end.min(secret.len());
+        kept = end.min(longest);
         bytes.copy_within(end - kept..end, 0);
     }
     if total == 0 {

@@ -1,6 +1,6 @@
 //! Taking a descriptor that leads to the memory.
 
-use super::{Attacker, Broken, Captive, Outcome};
+use super::{Attacker, Broken, Captive, Outcome, Reach};
 use strongroom_core::Protection;
 
 /// pidfd_getfd and mmap, /proc/PID/fd, and map_files.
@@ -23,6 +23,10 @@ impl Attacker for Fd {
         } else {
             "the same user takes every descriptor (pidfd_getfd) and maps it, opens /proc/PID/fd"
         }
+    }
+
+    fn reach(&self) -> Reach {
+        Reach::Place
     }
 
     fn needs_root(&self) -> bool {

@@ -1,8 +1,7 @@
 //! The kernel's direct map, read through the kernel, and what is left in the frames afterwards.
 
 use super::direct_map::{self, Reader};
-use super::{Attacker, Broken, Captive, Outcome, contains, residue};
-use crate::victim::LENGTH;
+use super::{Attacker, Broken, Captive, Outcome, Reach, contains, residue};
 use strongroom_core::Protection;
 
 /// A kernel-mode read of the page at its direct-map address.
@@ -21,16 +20,23 @@ impl Attacker for DirectMap {
         "the kernel reads the page in its direct map, by an eBPF program (and /proc/kcore)"
     }
 
+    fn reach(&self) -> Reach {
+        Reach::Place
+    }
+
     fn needs_root(&self) -> bool {
         true
     }
 
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {
         let (pid, address) = (victim.pid(), victim.address() as u64);
-        let secret = *victim.secret();
+        let secret = victim.secret().to_vec();
         let ways = [
-            ("eBPF", direct_map::read(pid, address, LENGTH)),
-            ("/proc/kcore", direct_map::read_kcore(pid, address, LENGTH)),
+            ("eBPF", direct_map::read(pid, address, secret.len())),
+            (
+                "/proc/kcore",
+                direct_map::read_kcore(pid, address, secret.len()),
+            ),
         ];
         victim.prove()?;
         let mut kept = Vec::new();
@@ -61,15 +67,26 @@ impl Attacker for DirectMap {
 
 /// The frames of the secret, read again after it was freed or its process was killed.
 pub(super) struct Residue {
-    pub(super) killed: bool,
+    pub(super) after: After,
+}
+
+/// What ends the secret's time in its frames.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// It is freed.
+    Free,
+    /// Its process ends by itself: the return from main, and all that is done at exit(3).
+    Exit,
+    /// SIGKILL.
+    Kill,
 }
 
 impl Attacker for Residue {
     fn name(&self) -> &'static str {
-        if self.killed {
-            "residue-exit"
-        } else {
-            "residue"
+        match self.after {
+            After::Free => "residue",
+            After::Exit => "residue-exit",
+            After::Kill => "residue-kill",
         }
     }
 
@@ -78,10 +95,12 @@ impl Attacker for Residue {
     }
 
     fn about(&self) -> &'static str {
-        if self.killed {
-            "after SIGKILL, the frames that held the secret are read again through the kernel"
-        } else {
-            "after free, the frames that held the secret are read again through the kernel"
+        match self.after {
+            After::Free => {
+                "after free, the frames that held the secret are read again through the kernel"
+            }
+            After::Exit => "the same after the victim's own exit, without a free",
+            After::Kill => "the same after SIGKILL",
         }
     }
 
@@ -89,14 +108,22 @@ impl Attacker for Residue {
         true
     }
 
-    // Whoever needs a frame first may get this one.
-    fn attempts(&self) -> usize {
-        if self.killed { 5 } else { 1 }
+    fn reach(&self) -> Reach {
+        if self.after == After::Kill {
+            Reach::End
+        } else {
+            Reach::Partner
+        }
     }
 
-    // A receipt's word is about what is freed; a process that is killed frees nothing.
+    // Whoever needs a frame first may get this one.
+    fn attempts(&self) -> usize {
+        if self.after == After::Free { 1 } else { 5 }
+    }
+
+    // A receipt's word is about what is freed; a process that ends frees nothing.
     fn claimable(&self) -> bool {
-        !self.killed
+        self.after == After::Free
     }
 
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {
@@ -105,22 +132,35 @@ impl Attacker for Residue {
             Ok(reader) => reader,
             Err(refusal) => return skipped(refusal),
         };
-        let frames = match residue::frames(victim.pid(), victim.address() as u64, LENGTH) {
-            Ok(frames) => frames,
-            Err(refusal) => return skipped(refusal),
-        };
-        let secret = *victim.secret();
+        let mut frames = Vec::new();
+        for (address, secret) in victim.places() {
+            match residue::frames(victim.pid(), address as u64, secret.len()) {
+                Ok(found) => frames.extend(found),
+                Err(refusal) => return skipped(refusal),
+            }
+        }
         victim.prove()?;
-        if self.killed {
-            victim.kill()?;
-        } else if victim.ask("free")? != "freed" {
-            return Err(Broken("the victim did not free".to_owned()));
+        match self.after {
+            After::Free if victim.ask("free")? != "freed" => {
+                return Err(Broken("the victim did not free".to_owned()));
+            }
+            After::Free => {}
+            After::Exit => {
+                victim.send(b"end\n")?;
+                let status = victim.ended()?;
+                if !status.success() {
+                    return Err(Broken(format!("the victim did not end well: {status}")));
+                }
+            }
+            After::Kill => victim.kill()?,
         }
         let pages = match residue::reread_with(&reader, &frames) {
             Ok(pages) => pages,
             Err(refusal) => return skipped(refusal),
         };
-        let left = pages.iter().flatten().any(|page| contains(page, &secret));
+        let secrets = victim.secrets();
+        let holds = |page: &Vec<u8>| secrets.iter().any(|secret| contains(page, secret));
+        let left = pages.iter().flatten().any(holds);
         let mapped = pages.iter().all(Option::is_some);
         Ok(match (left, mapped) {
             (true, _) => Outcome::Leaked("still in the frame".to_owned()),

@@ -35,12 +35,12 @@ pub fn hand_over(pid: i32, address: u64, len: usize) -> Result<Answer, Refusal> 
     let fd = puppet
         .call(
             libc::SYS_memfd_create,
-            [puppet.name, u64::from(libc::MFD_CLOEXEC), 0],
+            [puppet.name, u64::from(libc::MFD_CLOEXEC), 0, 0],
         )?
         .map_err(Refusal::because("the injected memfd_create"))?;
     let answer = puppet.write_and_fetch(fd, address, len);
     puppet
-        .call(libc::SYS_close, [fd, 0, 0])?
+        .call(libc::SYS_close, [fd, 0, 0, 0])?
         .map_err(Refusal::because("the injected close"))?;
     answer
 }
@@ -94,7 +94,7 @@ pub fn write_text(pid: i32) -> Result<Answer, Refusal> {
 }
 
 /// Why the victim was not seized.
-enum Failure {
+pub(super) enum Failure {
     Refused(Errno),
     Other(Refusal),
 }
@@ -106,7 +106,7 @@ impl From<Refusal> for Failure {
 }
 
 /// A stopped process that makes system calls for us; let go on drop.
-struct Puppet {
+pub(super) struct Puppet {
     pid: i32,
     tracee: Tracee,
     /// As they are to be afterwards; none before the process has stopped.
@@ -120,7 +120,7 @@ struct Puppet {
 }
 
 impl Puppet {
-    fn seize(pid: i32) -> Result<Self, Failure> {
+    pub(super) fn seize(pid: i32) -> Result<Self, Failure> {
         let tracee = Tracee::visit(pid).map_err(|errno| match errno {
             Errno::PERM | Errno::ACCESS => Failure::Refused(errno),
             errno => Failure::Other(Refusal::because("ptrace")(errno)),
@@ -151,11 +151,21 @@ impl Puppet {
         Ok(puppet)
     }
 
+    /// The address of a text in the process, for calls that take a name.
+    pub(super) fn name(&self) -> u64 {
+        self.name
+    }
+
+    /// Where the process's stack ends at the moment.
+    pub(super) fn stack(&self) -> u64 {
+        self.registers.map_or(0, |registers| registers.rsp)
+    }
+
     /// Makes the process make a system call. The outer result is about the making.
-    fn call(
+    pub(super) fn call(
         &self,
         number: libc::c_long,
-        arguments: [u64; 3],
+        arguments: [u64; 4],
     ) -> Result<Result<u64, Errno>, Refusal> {
         let mut registers = self
             .registers
@@ -164,7 +174,7 @@ impl Puppet {
         registers.rax = number.cast_unsigned();
         // No interrupted call of the process's own is to be restarted meanwhile.
         registers.orig_rax = u64::MAX;
-        [registers.rdi, registers.rsi, registers.rdx] = arguments;
+        [registers.rdi, registers.rsi, registers.rdx, registers.r10] = arguments;
         self.tracee.set_registers(&registers).map_err(stopping)?;
         loop {
             self.tracee.resume(Resume::Step, 0).map_err(stopping)?;
@@ -190,7 +200,7 @@ impl Puppet {
         let len = len as u64;
         let mut done = 0;
         while done < len {
-            match self.call(libc::SYS_write, [fd, address + done, len - done])? {
+            match self.call(libc::SYS_write, [fd, address + done, len - done, 0])? {
                 Ok(0) => break,
                 Ok(written) => done += written,
                 Err(errno) if done == 0 => return Ok(Answer::Refused(errno.raw_os_error())),

@@ -1,24 +1,40 @@
 //! Attackers, each bound to one protection, and the proof that they ran.
 
+mod bounds;
 mod captive;
 mod core_dump;
+mod dialogue;
 pub mod direct_map;
 mod fd;
 mod fork;
 mod frames;
 mod free;
 mod heir;
+mod idle;
 pub mod inject;
+mod inside;
+mod partner;
 mod peek;
 mod pin;
+mod pinned;
+mod program;
 mod puppet;
 pub mod residue;
+mod roster;
+pub(crate) mod search;
 mod session;
+mod setup;
+mod stage;
 mod swap;
+mod tree;
 
-pub use captive::{Captive, Setup, SetupError};
-pub use session::{Attack, Report, Selection, UnknownName, Verdict, VictimReport};
+pub use captive::Captive;
+pub use program::{Needle, NotFound, Program};
+pub use roster::Guest;
+pub use session::{Attack, Proven, Report, Selection, UnknownName, Verdict, VictimReport};
+pub use setup::{Setup, SetupError};
 
+use frames::After;
 use std::fmt;
 use strongroom_core::Protection;
 
@@ -31,6 +47,22 @@ pub enum Outcome {
     Leaked(String),
     /// It could not run here.
     Skipped(String),
+}
+
+impl Outcome {
+    /// What two looks at one thing come to: one that leaked is a leak.
+    pub(crate) fn and(self, other: Outcome) -> Outcome {
+        use Outcome::{Held, Leaked, Skipped};
+        match (self, other) {
+            (Leaked(one), Leaked(other)) => Leaked(format!("{one}; {other}")),
+            (Leaked(one), _) | (_, Leaked(one)) => Leaked(one),
+            (Held(one), Held(other)) => Held(format!("{one}; {other}")),
+            (Held(held), Skipped(skipped)) | (Skipped(skipped), Held(held)) => {
+                Held(format!("{held} (not counted: {skipped})"))
+            }
+            (Skipped(one), Skipped(other)) => Skipped(format!("{one}; {other}")),
+        }
+    }
 }
 
 /// The attack itself broke: nothing is proven.
@@ -48,6 +80,11 @@ pub trait Attacker {
 
     /// What it does, in a few words.
     fn about(&self) -> &'static str;
+
+    /// Which victims it can be made on.
+    fn reach(&self) -> Reach {
+        Reach::Partner
+    }
 
     /// Whether it is root that attacks.
     fn needs_root(&self) -> bool {
@@ -82,6 +119,19 @@ pub trait Attacker {
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken>;
 }
 
+/// Which victims an attack can be made on, and what of them it looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Only a victim that takes part.
+    Partner,
+    /// Any process: one place where a secret is, after another.
+    Place,
+    /// Any process, all of it at once.
+    Whole,
+    /// The same, and the process ends by it.
+    End,
+}
+
 /// All of them, in the order of the table.
 pub fn attackers() -> Vec<Box<dyn Attacker>> {
     vec![
@@ -98,9 +148,17 @@ pub fn attackers() -> Vec<Box<dyn Attacker>> {
         Box::new(core_dump::Kernel),
         Box::new(core_dump::Gcore),
         Box::new(fork::Fork),
+        Box::new(heir::Grandchild),
         Box::new(free::Free),
-        Box::new(frames::Residue { killed: false }),
-        Box::new(frames::Residue { killed: true }),
+        Box::new(frames::Residue { after: After::Free }),
+        Box::new(frames::Residue { after: After::Exit }),
+        Box::new(frames::Residue { after: After::Kill }),
+        Box::new(bounds::OverRead),
+        Box::new(bounds::OverWrite),
+        Box::new(bounds::Dangling),
+        Box::new(bounds::DoubleFree),
+        Box::new(idle::Idle),
+        Box::new(idle::Cache),
         Box::new(puppet::Inject { root: false }),
         Box::new(puppet::Inject { root: true }),
     ]
@@ -202,24 +260,7 @@ impl fmt::Display for Loot {
 
 /// Whether `needle` is in `haystack`.
 pub(crate) fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    let Some((&first, rest)) = needle.split_first() else {
-        return true;
-    };
-    let mut from = 0;
-    while let Some(at) = haystack
-        .get(from..)
-        .and_then(|tail| tail.iter().position(|&byte| byte == first))
-    {
-        let start = from + at + 1;
-        if haystack
-            .get(start..)
-            .is_some_and(|tail| tail.starts_with(rest))
-        {
-            return true;
-        }
-        from = start;
-    }
-    false
+    memchr::memmem::find(haystack, needle).is_some()
 }
 
 #[cfg(test)]
@@ -240,6 +281,19 @@ mod tests {
             assert_eq!(Loot::parse(&loot.to_string()), Some(loot));
         }
         assert_eq!(Loot::parse("nonsense"), None);
+    }
+
+    #[test]
+    fn two_looks_at_one_thing() {
+        use Outcome::{Held, Leaked, Skipped};
+        let [a, b] = ["a", "b"].map(str::to_owned);
+        let (held, leaked, skipped) = (Held(a.clone()), Leaked(b.clone()), Skipped(b));
+        assert_eq!(held.clone().and(leaked.clone()), leaked);
+        assert_eq!(skipped.clone().and(leaked.clone()), leaked);
+        let not_counted = Held("a (not counted: b)".to_owned());
+        assert_eq!(held.clone().and(skipped.clone()), not_counted);
+        assert_eq!(skipped.and(held.clone()), not_counted);
+        assert_eq!(held.and(Held(a)), Held("a; a".to_owned()));
     }
 
     #[test]

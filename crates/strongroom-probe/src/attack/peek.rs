@@ -1,6 +1,6 @@
 //! Reading the memory of another process by the ways made for that.
 
-use super::{Attacker, Broken, Captive, Outcome};
+use super::{Attacker, Broken, Captive, Outcome, Reach};
 use strongroom_core::Protection;
 
 /// /proc/PID/mem, ptrace and process_vm_readv.
@@ -25,6 +25,10 @@ impl Attacker for Peek {
         }
     }
 
+    fn reach(&self) -> Reach {
+        Reach::Place
+    }
+
     fn needs_root(&self) -> bool {
         self.root
     }
@@ -34,7 +38,25 @@ impl Attacker for Peek {
     }
 
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {
-        let outcome = victim.rob("peek", self.root)?;
+        let mut outcome = victim.rob("peek", self.root)?;
+        // A program may have copies where nothing keeps them, as on its stack.
+        if victim.is_program() && victim.is_first_of_its_secret() {
+            let found = victim.rob("search", self.root)?;
+            // A place that is known is attacked by itself, and its leak told under its own name.
+            let known = |detail: &str| {
+                let mut places = victim.places();
+                places.any(|(at, _)| detail.contains(&format!(" at {at:#x} ")))
+            };
+            if !matches!(&found, Outcome::Leaked(detail) if known(detail)) {
+                outcome = outcome.and(found);
+            }
+            for pid in victim.others() {
+                let found = victim.rob_process(pid, "search", self.root)?;
+                if let Outcome::Leaked(detail) = found {
+                    outcome = outcome.and(Outcome::Leaked(format!("process {pid}: {detail}")));
+                }
+            }
+        }
         victim.prove()?;
         Ok(outcome)
     }

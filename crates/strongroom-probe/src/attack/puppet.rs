@@ -1,6 +1,6 @@
 //! The victim made to hand its secret over itself.
 
-use super::{Attacker, Broken, Captive, Outcome};
+use super::{Attacker, Broken, Captive, Outcome, Reach};
 use strongroom_core::Protection;
 
 /// System calls injected by ptrace, and code written through /proc/PID/mem.
@@ -23,6 +23,10 @@ impl Attacker for Inject {
         } else {
             "the same user attaches and has the victim itself write its secret out, or writes its code"
         }
+    }
+
+    fn reach(&self) -> Reach {
+        Reach::Place
     }
 
     fn needs_root(&self) -> bool {

@@ -1,6 +1,8 @@
 //! A session: every attacker against every victim, and what it proves.
 
-use super::captive::{self, Spec};
+use super::roster::Spec;
+use super::setup;
+use super::stage::Stage;
 use super::{Attacker, Broken, Outcome, Setup, attackers};
 use serde::Serialize;
 use strongroom_core::{Level, Protection, Protections};
@@ -95,8 +97,20 @@ pub struct VictimReport {
     pub name: &'static str,
     /// Its receipt, where it has one.
     pub receipt: Option<serde_json::Value>,
+    /// Of a program: what was proven to be in its memory before it was attacked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proven: Option<Vec<Proven>>,
     /// The attacks, in the same order for all victims.
     pub attacks: Vec<Attack>,
+}
+
+/// A secret of a program's, and in how many places it was found there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Proven {
+    /// What the user calls it.
+    pub secret: String,
+    /// None is none: nothing is known of it.
+    pub places: usize,
 }
 
 /// What all of it proves.
@@ -118,6 +132,9 @@ pub struct Report {
     schema: u32,
     /// The victims.
     pub victims: Vec<VictimReport>,
+    /// Whether they are a program that the user named.
+    #[serde(skip)]
+    program: bool,
 }
 
 impl Report {
@@ -128,30 +145,41 @@ impl Report {
             .filter(|attacker| selection.holds(attacker.as_ref()))
             .collect();
         let mut victims: Vec<VictimReport> = Vec::new();
-        for spec in Spec::ALL.iter().filter(|spec| selection.includes(spec)) {
+        let specs = setup.roster().iter();
+        for spec in specs.filter(|spec| selection.includes(spec)) {
             progress("receipt", spec.name);
             let receipt = setup.receipt(spec);
             let claims = match &receipt {
-                Ok(Some(receipt)) => captive::held(receipt),
+                Ok(Some(receipt)) => setup::held(receipt),
                 _ => Protections::empty(),
             };
-            let attacks = attackers.iter().map(|attacker| {
-                progress(attacker.name(), spec.name);
-                let outcome = match &receipt {
-                    Ok(_) => attempt(setup, spec, attacker.as_ref()),
-                    // It cannot be had here, and nothing is claimed for it.
-                    Err(Broken(why)) => Ok(Outcome::Skipped(why.clone())),
-                };
-                let claimed = attacker.claimable() && claims.contains(attacker.protection().only());
-                entry(attacker.as_ref(), spec, claimed, outcome)
-            });
+            let mut stage = Stage::new(setup, spec);
+            let attacks: Vec<_> = attackers
+                .iter()
+                .map(|attacker| {
+                    progress(attacker.name(), spec.name);
+                    let outcome = match &receipt {
+                        Ok(_) => stage.attempt(attacker.as_ref()),
+                        // It cannot be had here, and nothing is claimed for it.
+                        Err(Broken(why)) => Ok(Outcome::Skipped(why.clone())),
+                    };
+                    let claimed =
+                        attacker.claimable() && claims.contains(attacker.protection().only());
+                    entry(attacker.as_ref(), spec, claimed, outcome)
+                })
+                .collect();
             victims.push(VictimReport {
                 name: spec.name,
-                attacks: attacks.collect(),
+                proven: stage.proven,
+                attacks,
                 receipt: receipt.unwrap_or_default(),
             });
         }
-        let mut report = Self { schema: 1, victims };
+        let mut report = Self {
+            schema: 1,
+            victims,
+            program: setup.program().is_some(),
+        };
         for row in 0..attackers.len() {
             report.void(row);
         }
@@ -184,6 +212,16 @@ impl Report {
         }
     }
 
+    /// The victim under strongroom, a program, on which no attack was made: of its own secret
+    /// nothing is known. The victims that take part always have theirs.
+    pub fn unproven(&self) -> Option<&'static str> {
+        let kept = |victim: &&VictimReport| self.program && victim.name.starts_with("strongroom-");
+        let ran = |attack: &Attack| attack.result != "skipped";
+        let mut kept = self.victims.iter().filter(kept);
+        kept.find(|victim| !victim.attacks.iter().any(ran))
+            .map(|victim| victim.name)
+    }
+
     /// What it proves.
     pub fn verdict(&self) -> Verdict {
         let any = |test: fn(&Attack) -> bool| {
@@ -193,7 +231,9 @@ impl Report {
         };
         if any(|attack| attack.claimed && attack.result == "leaked") {
             Verdict::Leaked
-        } else if any(|attack| attack.control && attack.result == "held") {
+        } else if any(|attack| attack.control && attack.result == "held")
+            || self.unproven().is_some()
+        {
             Verdict::Void
         } else if any(|attack| (attack.claimed || attack.control) && attack.broken) {
             Verdict::Broken
@@ -201,44 +241,6 @@ impl Report {
             Verdict::Proven
         }
     }
-}
-
-fn attempt(setup: &Setup, spec: &Spec, attacker: &dyn Attacker) -> Result<Outcome, Broken> {
-    if attacker.needs_root() && !setup.is_root() {
-        return Ok(Outcome::Skipped("needs root".to_owned()));
-    }
-    let mut outcome = once(setup, spec, attacker)?;
-    for _ in 1..attacker.attempts() {
-        if !matches!(outcome, Outcome::Held(_)) {
-            break;
-        }
-        outcome = once(setup, spec, attacker)?;
-    }
-    Ok(outcome)
-}
-
-fn once(setup: &Setup, spec: &Spec, attacker: &dyn Attacker) -> Result<Outcome, Broken> {
-    let mut victim = match setup.victim(spec) {
-        Ok(victim) => victim,
-        // One without strongroom that cannot be had here: its row may be void, but nothing broke.
-        Err(Broken(why)) if spec.name == "open-fd" || spec.name == "locked" => {
-            return Ok(Outcome::Skipped(why));
-        }
-        Err(broken) => return Err(broken),
-    };
-    let outcome = attacker.attack(&mut victim)?;
-    let missing: Vec<&str> = match &outcome {
-        Outcome::Leaked(detail) if attacker.control() == spec.name => {
-            let ways = attacker.ways().iter().copied();
-            ways.filter(|way| !detail.contains(way)).collect()
-        }
-        _ => Vec::new(),
-    };
-    Ok(if missing.is_empty() {
-        outcome
-    } else {
-        Outcome::Held(format!("it did not leak by {}", missing.join(", ")))
-    })
 }
 
 fn entry(
@@ -284,6 +286,7 @@ mod tests {
         VictimReport {
             name: "x",
             receipt: None,
+            proven: None,
             attacks: vec![attack],
         }
     }
@@ -291,6 +294,7 @@ mod tests {
     fn report(control: &'static str, claimed: &'static str) -> Report {
         let mut report = Report {
             schema: 1,
+            program: false,
             victims: vec![cell(true, false, control), cell(false, true, claimed)],
         };
         report.void(0);
@@ -308,6 +312,27 @@ mod tests {
         let skipped = report("skipped", "held");
         assert_eq!(skipped.verdict(), Verdict::Proven);
         assert_eq!(skipped.victims[1].attacks[0].result, "skipped");
+    }
+
+    #[test]
+    fn a_program_that_was_not_attacked_proves_nothing() {
+        let of = |name, result, program| {
+            let victim = VictimReport {
+                name,
+                ..cell(false, true, result)
+            };
+            let victims = vec![cell(true, false, "leaked"), victim];
+            let report = Report {
+                schema: 1,
+                program,
+                victims,
+            };
+            report.verdict()
+        };
+        assert_eq!(of("strongroom-hidden", "held", true), Verdict::Proven);
+        assert_eq!(of("strongroom-hidden", "skipped", true), Verdict::Void);
+        assert_eq!(of("open-fd", "skipped", true), Verdict::Proven);
+        assert_eq!(of("strongroom-hidden", "skipped", false), Verdict::Proven);
     }
 
     #[test]

@@ -8,9 +8,9 @@ use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// The exit status for a program that is there and cannot be executed.
-pub(super) const NOT_EXECUTABLE: u8 = 126;
+pub(crate) const NOT_EXECUTABLE: u8 = 126;
 /// The exit status for a program that is not there.
-pub(super) const NOT_FOUND: u8 = 127;
+pub(crate) const NOT_FOUND: u8 = 127;
 
 /// Where execvp(3) looks without PATH.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -18,21 +18,21 @@ const SHELL: &CStr = c"/bin/sh";
 
 /// A file and the arguments to start it with.
 #[derive(Debug)]
-pub(super) struct Executable {
+pub(crate) struct Executable {
     /// The file.
-    pub(super) path: CString,
+    pub(crate) path: CString,
     /// argv, with the name that the user gave in front.
-    pub(super) arguments: Vec<OsString>,
+    pub(crate) arguments: Vec<OsString>,
 }
 
 impl Executable {
     /// The path for people to read.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.path.to_string_lossy().into_owned()
     }
 
     /// The shell that runs the file.
-    pub(super) fn by_shell(self) -> Self {
+    pub(crate) fn by_shell(self) -> Self {
         let file = OsString::from_vec(self.path.into_bytes());
         let arguments = [OsString::from("/bin/sh"), file]
             .into_iter()
@@ -45,7 +45,7 @@ impl Executable {
 }
 
 /// Finds the file of `command`, whose first element is the name.
-pub(super) fn find(command: &[OsString]) -> Result<Executable, Failure> {
+pub(crate) fn find(command: &[OsString]) -> Result<Executable, Failure> {
     let name = command.first().map_or(OsStr::new(""), OsString::as_os_str);
     let search = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     let path = in_path(name, &search)?;
