@@ -357,9 +357,12 @@ fn remap_kept(
     // SAFETY: a new mapping, or one where the program said that it may be; then both ranges are the
     // program's, and the old one is given up.
     unsafe {
-        let new = strongroom::keeper::SECRETMEM
-            .map(target, new_len)
-            .map_err(|_| Errno::NOMEM)?;
+        let keeper = strongroom::keeper::SECRETMEM;
+        let new = keeper.map(target, new_len).map_err(|_| Errno::NOMEM)?;
+        if keeper.settle(new, new_len).is_err() {
+            let _ = memory::unmap(new, new_len);
+            return Err(Errno::NOMEM);
+        }
         let (old, len) = (range.start as *mut u8, range.len());
         if entry.access & (READ | WRITE) != READ | WRITE {
             memory::protect(old, len, READ | WRITE)?;

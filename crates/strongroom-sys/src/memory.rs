@@ -166,6 +166,28 @@ pub unsafe fn lock_on_fault(start: *mut u8, len: usize) -> Result<(), Errno> {
     unsafe { rustix::mm::mlock_with(start.cast(), len, MlockFlags::ONFAULT) }
 }
 
+/// Has every page of a shared mapping be there, as a read of each would, by a system call that fails
+/// where the read would raise SIGBUS. Changes no contents. Error: the offset in bytes of the first page
+/// that cannot be had; those before it are there.
+///
+/// One futex(2) call a page: of those that read a word, it is the one that every seccomp filter allows.
+pub fn touch(start: *const u8, len: usize) -> Result<(), usize> {
+    let operation = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
+    let at_once = [0u64; 2];
+    for offset in (0..len).step_by(PAGE) {
+        let word = start.wrapping_add(offset) as usize;
+        let unlikely = u32::MAX as usize;
+        let arguments = [word, operation, unlikely, &raw const at_once as usize, 0, 0];
+        // SAFETY: the kernel reads the word and the timeout, and sees to it that they can be read. It
+        // answers EAGAIN for another word, ETIMEDOUT for this one.
+        let result = raw::check(unsafe { raw::syscall(libc::SYS_futex as usize, arguments) });
+        if result == Err(Errno::FAULT) {
+            return Err(offset);
+        }
+    }
+    Ok(())
+}
+
 /// mincore(2): one byte a page into `resident`, its low bit set where the page is present.
 ///
 /// # Errors
@@ -185,4 +207,43 @@ pub unsafe fn residency(start: *const u8, resident: &mut [u8]) -> Result<(), Err
     // SAFETY: the kernel writes one byte a page, and `resident` has that many.
     raw::check(unsafe { raw::syscall(libc::SYS_mincore as usize, arguments) })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_touched_is_told_and_kills_nobody() {
+        // A file of one page mapped as two: the second raises SIGBUS.
+        let file = rustix::fs::memfd_create(c"touch", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, PAGE as u64).unwrap();
+        // SAFETY: a new mapping.
+        let start = unsafe {
+            let access = ProtFlags::READ | ProtFlags::WRITE;
+            rustix::mm::mmap(
+                ptr::null_mut(),
+                2 * PAGE,
+                access,
+                MapFlags::SHARED,
+                &file,
+                0,
+            )
+        }
+        .unwrap()
+        .cast::<u8>();
+        let mut resident = [0; 1];
+        // SAFETY: one page of the mapping.
+        unsafe { residency(start, &mut resident) }.unwrap();
+        assert_eq!(resident[0] & 1, 0);
+        assert_eq!(touch(start, 2 * PAGE), Err(PAGE));
+        // SAFETY: as above.
+        unsafe { residency(start, &mut resident) }.unwrap();
+        assert_eq!(resident[0] & 1, 1);
+        assert_eq!(touch(start, PAGE), Ok(()));
+        // SAFETY: the file's page is there.
+        assert_eq!(unsafe { start.read() }, 0);
+        // SAFETY: mapped above.
+        unsafe { unmap(start, 2 * PAGE) }.unwrap();
+    }
 }

@@ -29,26 +29,47 @@ pub fn set_dumpable(dumpable: bool) -> Result<(), Errno> {
 /// # Errors
 /// Those of open and read; EINVAL where the file has no such line.
 pub fn tracer() -> Result<u32, Errno> {
-    let mut text = [0u8; 1024];
-    let file = rustix::fs::open(
-        c"/proc/self/status",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    let len = rustix::io::read(&file, &mut text)?;
-    let key = b"TracerPid:\t";
-    text[..len]
-        .windows(key.len())
-        .position(|window| window == key)
-        .map(|at| {
-            text[at + key.len()..len]
-                .iter()
-                .take_while(|b| b.is_ascii_digit())
-                .fold(0u32, |n, b| {
-                    n.wrapping_mul(10).wrapping_add(u32::from(b - b'0'))
-                })
-        })
-        .ok_or(Errno::INVAL)
+    let tracer = number_in_status(b"TracerPid:")?;
+    u32::try_from(tracer).map_err(|_| Errno::INVAL)
+}
+
+/// Bytes of locked memory that this process is charged for (VmLck of /proc/self/status).
+///
+/// # Errors
+/// Those of open and read; EINVAL where the file has no such line.
+pub fn locked_bytes() -> Result<u64, Errno> {
+    Ok(number_in_status(b"VmLck:")? * 1024)
+}
+
+/// The number on the line of /proc/self/status that begins so, without allocating.
+fn number_in_status(key: &[u8]) -> Result<u64, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(c"/proc/self/status", flags, Mode::empty())?;
+    let mut piece = [0u8; 512];
+    // How much of the key the line has so far; none where it is another line.
+    let (mut matched, mut number) = (Some(0), 0u64);
+    loop {
+        let len = rustix::io::read(&file, &mut piece)?;
+        if len == 0 {
+            return Err(Errno::INVAL);
+        }
+        for &byte in &piece[..len] {
+            let whole = matched == Some(key.len());
+            match byte {
+                b'\n' if whole => return Ok(number),
+                b'\n' => matched = Some(0),
+                b'0'..=b'9' if whole => {
+                    number = number.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
+                }
+                _ if whole => {}
+                _ => {
+                    matched = matched
+                        .filter(|&n| key.get(n) == Some(&byte))
+                        .map(|n| n + 1)
+                }
+            }
+        }
+    }
 }
 
 /// Whether the effective capabilities hold CAP_IPC_LOCK, under which RLIMIT_MEMLOCK does not bind.
@@ -128,5 +149,18 @@ pub fn end_with_parent(command: &mut std::process::Command) {
         command.pre_exec(|| {
             set_parent_process_death_signal(Some(Signal::KILL)).map_err(std::io::Error::from)
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_status_are_found() {
+        assert_eq!(number_in_status(b"Pid:"), Ok(id() as u64));
+        assert_eq!(tracer(), Ok(0));
+        assert!(locked_bytes().is_ok());
+        assert_eq!(number_in_status(b"NoSuchLine:"), Err(Errno::INVAL));
     }
 }

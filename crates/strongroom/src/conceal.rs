@@ -192,6 +192,10 @@ unsafe fn replace(ledger: &mut Ledger, entry: Entry, keeper: &dyn Keeper) -> Res
     // its pages can be.
     unsafe {
         let new = keeper.map(Place::Anywhere, len)?;
+        if let Err(reason) = keeper.settle(new, len) {
+            let _ = memory::unmap(new, len);
+            return Err(reason.into());
+        }
         let source = take_away(old, len);
         let moved = source.hold.is_some();
         let undo = |errno, call| {

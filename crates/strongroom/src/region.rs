@@ -56,7 +56,8 @@ impl Region {
             .map_err(|errno| refused(refusal("mmap", errno, len)))?;
         let start = outer.wrapping_add(PAGE);
         // SAFETY: inside the reservation made above.
-        let mapped = unsafe { keeper.map(Place::Over(start), len) };
+        let mapped = unsafe { keeper.map(Place::Over(start), len) }
+            .and_then(|start| keeper.settle(start, len));
         let noted = mapped.and_then(|_| {
             ledger.insert(Entry {
                 start: start as usize,

@@ -1,7 +1,7 @@
 //! Resource limits that the program starts with.
 
 use crate::failure::Failure;
-use rustix::thread::CapabilitySet;
+use strongroom::keeper::charged_on_touch;
 use strongroom_core::Reason;
 use strongroom_sys::limits::{self, Resource, Rlimit};
 
@@ -9,6 +9,9 @@ use strongroom_sys::limits::{self, Resource, Rlimit};
 const LEAST: u64 = 64 * 1024;
 
 /// Raises the soft limit of locked memory to the hard one and forbids core dumps.
+///
+/// Who may lock without a limit but by a kernel that asks for none of that (see
+/// [`charged_on_touch`]) gets no limit, where he may set it: it means the same.
 ///
 /// A limit that leaves too little is an error.
 pub(super) fn prepare() -> Result<(), Failure> {
@@ -24,6 +27,15 @@ pub(super) fn prepare() -> Result<(), Failure> {
     })?;
 
     let mut lock = limits::get(Resource::Memlock);
+    if has_capability() && charged_on_touch() {
+        let none = Rlimit {
+            current: None,
+            maximum: None,
+        };
+        if limits::set(Resource::Memlock, none).is_ok() {
+            lock = none;
+        }
+    }
     if lock.current != lock.maximum {
         let raised = Rlimit {
             current: lock.maximum,
@@ -45,9 +57,11 @@ pub(super) fn prepare() -> Result<(), Failure> {
 /// Whether the kernel applies no limit to this process: it asks for CAP_IPC_LOCK in
 /// the initial user namespace, and in a container's own the capability means nothing.
 fn unlimited() -> bool {
-    let capable = rustix::thread::capabilities(None)
-        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
-    capable
+    has_capability() && !charged_on_touch()
+}
+
+fn has_capability() -> bool {
+    strongroom_sys::process::may_lock_without_limit()
         && std::fs::read_to_string("/proc/self/uid_map")
             .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]))
 }

@@ -151,10 +151,12 @@ fn replace(entry: &Entry, copy: bool) -> Result<usize, Reason> {
             memory::reserve(Place::Over(start), len)
                 .map_err(|errno| refusal("mmap", errno, len))?;
             keeper::SECRETMEM.map(Place::Over(start), len)?;
+            keeper::SECRETMEM.settle(start, len)?;
             set_access(entry, start)?;
             return Ok(0);
         }
         let new = keeper::SECRETMEM.map(Place::Anywhere, len)?;
+        keeper::SECRETMEM.settle(new, len)?;
         if entry.access & READ == 0 {
             memory::protect(start, len, READ).map_err(|errno| refusal("mprotect", errno, len))?;
         }

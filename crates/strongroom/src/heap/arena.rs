@@ -147,6 +147,9 @@ impl Arena {
             run = self.find(pages, align, phase);
         }
         let first = run.ok_or(Reason::OutOfMemory)?;
+        self.settle(first, pages).inspect_err(|_| {
+            let _ = self.free.give(first, pages);
+        })?;
         self.account(first, pages, |used, n| used + n);
         Ok(first)
     }
@@ -161,11 +164,31 @@ impl Arena {
 
     /// Exactly these pages, if all are free.
     pub(super) fn take_at(&mut self, first: usize, pages: usize) -> bool {
-        let taken = first + pages <= self.pages && self.free.take_at(first, pages);
-        if taken {
-            self.account(first, pages, |used, n| used + n);
+        if first + pages > self.pages || !self.free.take_at(first, pages) {
+            return false;
         }
-        taken
+        if self.settle(first, pages).is_err() {
+            let _ = self.free.give(first, pages);
+            return false;
+        }
+        self.account(first, pages, |used, n| used + n);
+        true
+    }
+
+    /// Has the keeper settle those pages of a run that were never touched: whoever gets them may not
+    /// find out at the first touch that they are beyond a limit.
+    fn settle(&self, first: usize, pages: usize) -> Result<(), Reason> {
+        // SAFETY: a run that this call has taken, below `grown`.
+        let touched = unsafe { self.metadata.touched(first, pages) };
+        let mut page = first;
+        for known in touched.chunk_by_mut(|a, b| a == b) {
+            let start = self.address(page);
+            page += known.len();
+            if known[0] == 0 && self.keeper.settle(start, known.len() * PAGE)? {
+                known.fill(1);
+            }
+        }
+        Ok(())
     }
 
     /// Takes pages back; they must be zero. Chunks that are wholly free and past the budget

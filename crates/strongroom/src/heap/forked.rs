@@ -211,6 +211,16 @@ fn replace_chunks(inner: &Inner, arena: &Arena) -> Result<usize, Reason> {
         // SAFETY: inside the range reserved above.
         unsafe { inner.keeper.map(place, chunk.pages as usize * PAGE) }?;
     }
+    for chunk in arena.chunks() {
+        // Of the new chunk only what is made from here on exists.
+        // SAFETY: a chunk, and this thread is the only one of the child.
+        unsafe {
+            let (first, pages) = (chunk.page as usize, chunk.pages as usize);
+            inner.metadata.touched(first, pages)
+        }
+        .fill(0);
+    }
+    settle_runs(inner, arena, shadow)?;
     let mut copied = 0;
     if inner.policy.fork() == ForkPolicy::Copy {
         each_span(arena, &inner.metadata, |first, pages, class| match class {
@@ -243,18 +253,28 @@ fn replace_chunks(inner: &Inner, arena: &Arena) -> Result<usize, Reason> {
             )
         }
         .map_err(|errno| crate::keeper::refusal("mremap", errno, 0))?;
-        // Of the new chunk only what was copied exists.
-        // SAFETY: a chunk, and this thread is the only one of the child.
-        unsafe {
-            inner
-                .metadata
-                .touched(chunk.page as usize, chunk.pages as usize)
-        }
-        .fill(0);
     }
     // SAFETY: reserved above; only empty reservation is left in it.
     let _ = unsafe { memory::unmap(shadow, end * PAGE) };
     Ok(copied)
+}
+
+/// Settles every run in use: the child has it, whether it holds anything by now or not.
+fn settle_runs(inner: &Inner, arena: &Arena, shadow: *mut u8) -> Result<(), Reason> {
+    let mut result = Ok(());
+    each_span(arena, &inner.metadata, |first, pages, _| {
+        if result.is_err() {
+            return;
+        }
+        let start = shadow.wrapping_add(first * PAGE);
+        result = inner.keeper.settle(start, pages * PAGE).map(|settled| {
+            if settled {
+                // SAFETY: a run in use, and this thread is the only one of the child.
+                unsafe { inner.metadata.touched(first, pages) }.fill(1);
+            }
+        });
+    });
+    result
 }
 
 /// # Safety

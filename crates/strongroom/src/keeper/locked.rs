@@ -35,6 +35,11 @@ impl Keeper for Locked {
         Ok(start)
     }
 
+    /// Charged when it is mapped.
+    fn settle(&self, _start: *mut u8, _len: usize) -> Result<bool, Reason> {
+        Ok(false)
+    }
+
     fn copies_on_write(&self) -> bool {
         true
     }

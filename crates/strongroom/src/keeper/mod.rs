@@ -29,6 +29,14 @@ pub trait Keeper: Sync {
     /// With [`Place::Over`], the range must be the caller's to replace.
     unsafe fn map(&self, place: Place, len: usize) -> Result<*mut u8, Reason>;
 
+    /// Has pages of memory from [`Keeper::map`] be there, where the kernel charges them only when they
+    /// are touched and kills who touches one past the limit. Whoever hands pages out calls it first.
+    /// Returns whether they are there now; false where there was no need.
+    ///
+    /// # Errors
+    /// The limit; what pages there are stay zero.
+    fn settle(&self, start: *mut u8, len: usize) -> Result<bool, Reason>;
+
     /// Whether a fork gives the child its own copy by the kernel's copy-on-write.
     fn copies_on_write(&self) -> bool;
 
@@ -47,6 +55,8 @@ impl fmt::Debug for dyn Keeper {
         write!(f, "Keeper({})", self.name())
     }
 }
+
+pub use secretmem::charged_on_touch;
 
 /// memfd_secret(2): out of the direct map.
 pub const SECRETMEM: &dyn Keeper = &secretmem::Secretmem;

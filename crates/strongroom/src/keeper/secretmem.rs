@@ -2,8 +2,9 @@
 
 use super::{Keeper, refusal};
 use std::os::fd::OwnedFd;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use strongroom_core::{Protections, Reason};
+use strongroom_sys::PAGE;
 use strongroom_sys::limits;
 use strongroom_sys::memory::{self, Advice, Place};
 use strongroom_sys::{process, secret_memory};
@@ -60,6 +61,15 @@ impl Keeper for Secretmem {
         }
     }
 
+    fn settle(&self, start: *mut u8, len: usize) -> Result<bool, Reason> {
+        if !charged_on_touch() || super::lock_limit().is_none() {
+            return Ok(false);
+        }
+        memory::touch(start, len)
+            .map(|()| true)
+            .map_err(|_| super::over_lock_limit(len))
+    }
+
     fn copies_on_write(&self) -> bool {
         false
     }
@@ -67,6 +77,29 @@ impl Keeper for Secretmem {
     unsafe fn restore_in_child(&self, _start: *mut u8, _len: usize) -> Result<(), Reason> {
         Ok(())
     }
+}
+
+/// Whether the kernel charges secret memory when it is touched and not when it is mapped. Then the
+/// limit is the user's, of all processes together; CAP_IPC_LOCK does not lift it; and to touch a page
+/// past it is SIGBUS. So it is since "mm/secretmem: properly account locked pages", which is in
+/// 6.12.113 (seen on Debian's 6.12.117). Tried once a process.
+pub fn charged_on_touch() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        let before = process::locked_bytes();
+        // SAFETY: a new mapping replaces nothing.
+        let Ok(page) = (unsafe { Secretmem.map(Place::Anywhere, PAGE) }) else {
+            // Nothing is lost by touching pages early.
+            return true;
+        };
+        let after = process::locked_bytes();
+        // SAFETY: mapped above, and nobody has seen it.
+        let _ = unsafe { memory::unmap(page, PAGE) };
+        match (before, after) {
+            (Ok(before), Ok(after)) => after <= before,
+            _ => true,
+        }
+    })
 }
 
 fn create() -> Result<OwnedFd, Reason> {

@@ -26,7 +26,14 @@ pub(super) fn memlock() -> (Check, bool) {
     // A failure changes nothing: the limit in force is read again.
     let _ = limits::set(Resource::Memlock, raised);
     let limit = limits::get(Resource::Memlock).current;
-    let unlimited = locks_without_limit();
+    let shared = strongroom::keeper::charged_on_touch();
+    let unlimited = locks_without_limit() && !shared;
+    // Where the kernel charges what is touched, it charges the user.
+    let whose = if shared {
+        "for all processes of this user"
+    } else {
+        "a process"
+    };
 
     let value: Text = match limit {
         None => "unlimited".into(),
@@ -36,12 +43,12 @@ pub(super) fn memlock() -> (Check, bool) {
         )
         .into(),
         Some(limit) if found.current < Some(limit) => format!(
-            "{} a process: `run` raises the soft limit of {} to the hard one",
+            "{} {whose}: `run` raises the soft limit of {} to the hard one",
             size(limit),
             size(found.current.unwrap_or_default())
         )
         .into(),
-        Some(limit) => format!("{} a process", size(limit)).into(),
+        Some(limit) => format!("{} {whose}", size(limit)).into(),
     };
     let binding = limit.filter(|_| !unlimited).unwrap_or(u64::MAX);
     let enough = binding >= LEAST;
@@ -63,6 +70,14 @@ pub(super) fn memlock() -> (Check, bool) {
         .with("soft", found.current)
         .with("hard", found.maximum)
         .with("cap_ipc_lock", unlimited)
+        .with(
+            "charged",
+            if shared {
+                "on touch, to the user"
+            } else {
+                "on mmap, to the process"
+            },
+        )
         .with("usable", limit.filter(|_| !unlimited))
         .falls_short_if(binding < USUAL, status, fix);
     (check, enough)
