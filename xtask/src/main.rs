@@ -1,8 +1,9 @@
-//! Build, test and bench strongroom.
+//! Build, test and bench strongroom, here and in a virtual machine.
 
 mod bench;
 mod packages;
 mod test;
+mod vm;
 
 use clap::Parser;
 use std::path::Path;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 enum Task {
     Test(test::Args),
     Bench(bench::Args),
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -23,6 +25,14 @@ fn main() -> ExitCode {
         .unwrap_or(Path::new("."));
     let result = match Task::parse() {
         Task::Test(args) => test::run(&args, root),
+        Task::Vm(args) => match vm::run(&args, root) {
+            Ok(_) => Ok(()),
+            Err(vm::Error::Unavailable(why)) => {
+                eprintln!("xtask: {why}");
+                return ExitCode::from(vm::UNAVAILABLE);
+            }
+            Err(vm::Error::Failed(why)) => Err(why),
+        },
         Task::Bench(args) => match bench::run(&args, root) {
             Ok(true) => Ok(()),
             Ok(false) => Err("a target was not met".to_owned()),

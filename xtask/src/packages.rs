@@ -3,8 +3,9 @@
 use std::process::Command;
 
 /// What is installed where it is missing.
-const PACKAGES: [&str; 16] = [
+const PACKAGES: [&str; 17] = [
     "ca-certificates",
+    "cpio",
     "g++",
     "gcc",
     "gdb",
@@ -22,13 +23,57 @@ const PACKAGES: [&str; 16] = [
     "util-linux",
 ];
 
+/// What a virtual machine needs. Its firmware, seabios, comes with QEMU; what goes into a guest is
+/// downloaded and not installed.
+const VM: [&str; 7] = [
+    "apt",
+    "bash",
+    "dpkg",
+    // For its libraries.
+    "gdb",
+    "qemu-system-x86",
+    "util-linux",
+    "xz-utils",
+];
+
+/// What a kernel is built with, its part in Rust too.
+const KERNEL: [&str; 12] = [
+    "bc",
+    "bison",
+    "flex",
+    "gcc",
+    "libc6-dev",
+    "libclang-dev",
+    "libelf-dev",
+    "libssl-dev",
+    "make",
+    "rust-web-src",
+    "rustc-web",
+    "tar",
+];
+
 /// Installs what is missing, as root; names it otherwise.
 ///
 /// # Errors
 /// Where apt-get fails, or there is something to be installed and nobody to do it.
 pub(crate) fn ensure() -> Result<(), String> {
-    let missing: Vec<&str> = PACKAGES
-        .into_iter()
+    install(&PACKAGES)
+}
+
+/// The same for `vm`, and for what `test` runs there.
+pub(crate) fn ensure_vm() -> Result<(), String> {
+    install(&VM)
+}
+
+/// The same for building a kernel.
+pub(crate) fn ensure_kernel() -> Result<(), String> {
+    install(&KERNEL)
+}
+
+fn install(packages: &[&'static str]) -> Result<(), String> {
+    let missing: Vec<&str> = packages
+        .iter()
+        .copied()
         .filter(|package| !installed(package))
         .collect();
     if missing.is_empty() {

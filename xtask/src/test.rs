@@ -1,26 +1,36 @@
 //! `cargo xtask test`: everything that proves the project, and what it needs.
 
-use crate::packages;
+use crate::{packages, vm};
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 /// Run the tests.
 ///
 /// Installs the Debian packages that the tests use where it is root, and names them where it
-/// is not. A test that cannot run here (no root, no memfd_secret …) is reported as skipped with
+/// is not. After the tests here, the attack suite runs in a virtual machine, on Debian's kernel: see
+/// `cargo xtask vm --help`. A test that cannot run here (no root, no memfd_secret …) is reported as skipped with
 /// the reason; with STRONGROOM_NO_SKIP=1 that is a failure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Do not look for Debian packages
     #[arg(long)]
     no_install: bool,
-    /// Only tests whose name contains one of these
+    /// Nothing in a virtual machine
+    #[arg(long)]
+    no_vm: bool,
+    /// Only tests whose name contains one of these, and nothing in a virtual machine
     filters: Vec<String>,
 }
 
 pub(crate) fn run(args: &Args, root: &Path) -> Result<(), String> {
     if !args.no_install {
         packages::ensure()?;
+    }
+    let in_vm = args.filters.is_empty() && !args.no_vm;
+    if in_vm && !args.no_install {
+        packages::ensure_vm()?;
     }
     let skips = root.join("target").join("skipped-tests");
     let _ = std::fs::remove_file(&skips);
@@ -40,8 +50,51 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<(), String> {
             args,
         )
     });
+    // What failed here is no reason to know less of the other kernel.
+    let guest = if in_vm {
+        on_another_kernel(root, &skips)
+    } else {
+        Ok(())
+    };
     report(&skips);
-    outcome
+    match (outcome, guest) {
+        (Err(here), Err(there)) => Err(format!("{here}; {there}")),
+        (here, there) => here.and(there),
+    }
+}
+
+/// The attack suite in a virtual machine.
+fn on_another_kernel(root: &Path, skips: &Path) -> Result<(), String> {
+    eprintln!("xtask: the attacks on Debian's kernel, in a virtual machine");
+    let start = Instant::now();
+    let skipped = match vm::run(&vm::Args::for_tests(), root) {
+        Ok(skipped) => skipped,
+        Err(vm::Error::Unavailable(why)) => vec![format!("the virtual machine: {why}")],
+        Err(vm::Error::Failed(why)) => return Err(format!("in the virtual machine: {why}")),
+    };
+    let seconds = start.elapsed().as_secs();
+    eprintln!(
+        "xtask: the virtual machine took {seconds} s, with what was built and fetched for it"
+    );
+    let Some(first) = skipped.first() else {
+        return Ok(());
+    };
+    let log = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(skips);
+    if let Ok(mut log) = log {
+        for skip in &skipped {
+            let _ = writeln!(log, "{skip}");
+        }
+    }
+    if std::env::var_os("STRONGROOM_NO_SKIP").is_none_or(|v| v == "0" || v.is_empty()) {
+        Ok(())
+    } else {
+        Err(format!(
+            "{first}: skipped, which STRONGROOM_NO_SKIP makes a failure"
+        ))
+    }
 }
 
 fn cargo(

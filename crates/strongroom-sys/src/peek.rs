@@ -95,6 +95,28 @@ pub fn process_descriptor(pid: i32) -> Result<OwnedFd, Errno> {
     rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
 }
 
+/// process_madvise(2) with MADV_PAGEOUT: the kernel is asked to write another process's pages out to
+/// swap, or back to their files.
+///
+/// # Errors
+/// EINVAL for locked memory, EPERM without CAP_SYS_NICE, ESRCH; ENOSYS before Linux 5.10.
+pub fn page_out(pidfd: BorrowedFd<'_>, address: usize, len: usize) -> Result<(), Errno> {
+    let range = Range {
+        start: address,
+        len,
+    };
+    let arguments = [
+        pidfd.as_raw_fd() as usize,
+        core::ptr::from_ref(&range) as usize,
+        1,
+        libc::MADV_PAGEOUT as usize,
+        0,
+        0,
+    ];
+    // SAFETY: `range` is read only; this advice keeps the contents of what it names.
+    raw::check(unsafe { raw::syscall(libc::SYS_process_madvise as usize, arguments) }).map(|_| ())
+}
+
 /// A file, or a secret file, as a copy of what a shared mapping of it shows.
 ///
 /// The pages are touched: one that cannot be had ends the process by SIGBUS.

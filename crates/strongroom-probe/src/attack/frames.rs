@@ -44,7 +44,12 @@ impl Attacker for DirectMap {
         for (way, answer) in ways {
             match answer {
                 Ok(direct_map::Answer::Bytes(bytes)) if bytes == secret => {
-                    return Ok(Outcome::Leaked(way.to_owned()));
+                    let hole = if is_of_kernel_image(pid, address, secret.len()) {
+                        ", by the second mapping that the kernel's image has of the frame (pti=on removes it)"
+                    } else {
+                        ""
+                    };
+                    return Ok(Outcome::Leaked(format!("{way}{hole}")));
                 }
                 // kcore gives zeros where the kernel has no mapping; eBPF says EFAULT.
                 Ok(direct_map::Answer::Bytes(bytes))
@@ -62,6 +67,16 @@ impl Attacker for DirectMap {
         } else {
             Outcome::Held(kept.join("; "))
         })
+    }
+}
+
+/// Whether the page is in a frame that was freed out of the kernel's image: a known hole, which
+/// explains a leak and does not excuse it.
+fn is_of_kernel_image(pid: i32, address: u64, len: usize) -> bool {
+    let frames = residue::frames(pid, address, len);
+    match (Reader::new(), frames) {
+        (Ok(reader), Ok(frames)) => frames.iter().any(|&frame| reader.is_of_kernel_image(frame)),
+        _ => false,
     }
 }
 

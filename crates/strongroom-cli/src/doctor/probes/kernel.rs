@@ -46,6 +46,24 @@ pub(super) fn direct_map() -> Check {
         )
 }
 
+/// Whether the mapping that the kernel has of its own image is out of every process's page tables.
+pub(super) fn image_alias() -> Check {
+    let meltdown = read("/sys/devices/system/cpu/vulnerabilities/meltdown");
+    let (isolated, value) = match meltdown.as_deref() {
+        Some(text) if text.contains("PTI") => (true, "page-table isolation is on".to_owned()),
+        Some(text) => (false, format!("page-table isolation is off ({text})")),
+        None => (false, "not told".to_owned()),
+    };
+    let why = "without it, frames freed out of the kernel's image may stay readable there when they become secret";
+    Check::new(Part::Secrets, "image-alias", value, why)
+        .with("isolated", isolated)
+        .falls_short_if(
+            !isolated,
+            Status::Limited,
+            "boot with pti=on; see docs/threat-model.md for how much that is",
+        )
+}
+
 /// The lines of /proc/meminfo about it, in bytes.
 fn direct_map_sizes(meminfo: &str) -> Vec<(String, u64)> {
     meminfo

@@ -18,6 +18,7 @@ pub(super) fn report() -> Report {
     let mut checks = keepers;
     checks.extend([
         kernel::direct_map(),
+        kernel::image_alias(),
         memlock,
         limits::memory_max(),
         limits::mappings(),

@@ -1,0 +1,416 @@
+//! `cargo xtask vm`: tests in a virtual machine, on another kernel than this machine's.
+
+mod built;
+mod cache;
+mod cpio;
+mod debian;
+mod initramfs;
+mod kernel;
+mod libraries;
+mod modules;
+mod programs;
+mod qemu;
+mod stock;
+mod suites;
+mod transcript;
+
+use crate::packages;
+use cache::{Cache, RunDirectory};
+use initramfs::{Initramfs, Script};
+use kernel::{Choice, Kernel};
+use modules::Modules;
+use qemu::{End, Machine};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use suites::{Job, User, Work};
+use transcript::Told;
+
+/// For every guest: the kernel's console, and an end at the first oops. Page-table isolation, as with
+/// it off the kernel's own mapping of its image shows secret pages: docs/threat-model.md.
+const APPEND: &str = "console=ttyS0 panic=-1 oops=panic pti=on";
+/// What a guest needs of modules: disks, a file system on one.
+const MODULES: [&str; 3] = ["virtio_blk", "crc32c_generic", "ext4"];
+/// Programs of this machine that its tests or its init use, beside busybox.
+const PROGRAMS: [&str; 3] = ["bash", "install", "setpriv"];
+/// How many lines of the console are shown where a guest failed.
+const TAIL: usize = 40;
+
+/// Run tests in a virtual machine, on another kernel than this machine's.
+///
+/// QEMU runs it in software: no /dev/kvm and no privileges are needed. Everything that the guest has
+/// is in its memory, but for two empty disks, one of them its swap.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Tests:
+  attack        `strongroom attack`, as root and as an ordinary user
+  yama          the attack on NoInject with kernel.yama.ptrace_scope=1: it must be claimed and held;
+                and a process that watches the start, without and with it
+  swap          the attacks on NoSwap and WipedOnFree while memory is pushed out
+  doctor        `strongroom doctor`, as root and as an ordinary user
+  limit         programs at RLIMIT_MEMLOCK: malloc may fail there, the program may not crash
+  probe         the tests of strongroom-probe
+  CRATE/TARGET  one test target of a crate, or its unit tests: strongroom/heap, strongroom-core/lib.
+                What a test needs beside strongroom (a compiler, python) is not in the guest
+  sh            a shell instead of tests
+
+Examples:
+  cargo xtask vm attack yama
+      The attack suite on Debian's 6.12.
+  cargo xtask vm --append pti=off attack
+      The same without page-table isolation (the last word on the kernel's command line counts).
+  cargo xtask vm --kernel built probe
+      The tests of the attackers on a kernel of our own configuration.
+  cargo xtask vm --run 'cat /proc/meminfo' --run 'strongroom doctor'
+      Any command.
+
+Downloads go through apt alone. What they and the build give is kept in target/vm.
+
+Exit status:
+  0   every test succeeded
+  1   one did not, the guest crashed, or its time was over: its console is kept
+  77  no guest can be made here (no QEMU, nothing to be downloaded): nothing was tested")]
+pub(crate) struct Args {
+    /// The kernel
+    #[arg(long, value_enum, default_value_t = Choice::Stock)]
+    kernel: Choice,
+    /// More for the kernel's command line
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    append: Vec<String>,
+    /// The guest's memory, in MiB
+    #[arg(long, default_value_t = 2048)]
+    memory: u32,
+    /// The guest's processors
+    #[arg(long, default_value_t = 2)]
+    cpus: u32,
+    /// RLIMIT_MEMLOCK of every process, soft and hard: KiB or `unlimited`; the kernel's own is 8192
+    #[arg(long, default_value = "8192", value_parser = limit)]
+    memlock: String,
+    /// Seconds after which the guest is stopped and has failed
+    #[arg(long, default_value_t = 600)]
+    timeout: u64,
+    /// Load this kernel module, too, with those that it needs
+    #[arg(long = "module", value_name = "NAME")]
+    modules: Vec<String>,
+    /// Run this by the guest's shell, as root, after the tests
+    #[arg(long = "run", value_name = "COMMAND")]
+    commands: Vec<String>,
+    /// Do not look for Debian packages
+    #[arg(long)]
+    no_install: bool,
+    /// What to run there
+    #[arg(value_name = "TEST", required_unless_present = "commands")]
+    tests: Vec<String>,
+}
+
+impl Args {
+    /// What `cargo xtask test` runs on Debian's kernel.
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            kernel: Choice::Stock,
+            append: Vec::new(),
+            memory: 2048,
+            cpus: 2,
+            memlock: "8192".to_owned(),
+            timeout: 900,
+            modules: Vec::new(),
+            commands: Vec::new(),
+            no_install: true,
+            tests: ["doctor", "attack", "yama", "swap", "limit", "probe"]
+                .map(str::to_owned)
+                .to_vec(),
+        }
+    }
+}
+
+/// The exit status that says so.
+pub(crate) const UNAVAILABLE: u8 = 77;
+
+/// Why tests in a guest did not succeed.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// No guest can be made here: nothing was tested.
+    Unavailable(String),
+    /// A test failed, the guest came to no proper end, or the work cannot be built.
+    Failed(String),
+}
+
+impl From<String> for Error {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
+}
+
+fn limit(text: &str) -> Result<String, String> {
+    if text == "unlimited" || text.parse::<u64>().is_ok() {
+        Ok(text.to_owned())
+    } else {
+        Err("a number of KiB, or `unlimited`".to_owned())
+    }
+}
+
+/// Says what is being done.
+fn say(text: &str) {
+    eprintln!("xtask: vm: {text}");
+}
+
+/// Runs the tests, and returns the tests in the guest that could not run, with their reasons.
+///
+/// # Errors
+/// Where a test failed, or the guest could not be made or came to no proper end.
+pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
+    let shell = args.tests.iter().any(|test| test == "sh");
+    let mut jobs = if shell {
+        Vec::new()
+    } else {
+        suites::jobs(&args.tests)?
+    };
+    jobs.extend(args.commands.iter().map(|command| Job {
+        name: command.clone(),
+        user: User::Root,
+        before: "",
+        work: Work::Script(command.clone()),
+    }));
+    if !args.no_install {
+        packages::ensure_vm()?;
+    }
+    qemu::check().map_err(Error::Unavailable)?;
+    let cache = Cache::open(root)?;
+    let kernel = Kernel::get(&cache, args.kernel, !args.no_install).map_err(Error::Unavailable)?;
+    let userland = Userland::get(&cache).map_err(Error::Unavailable)?;
+    let run = cache.run()?;
+    let token = token()?;
+    let image = run.path("initramfs");
+    let mut initramfs = assemble(args, root, &userland, &kernel, &token, &jobs)?;
+    if shell {
+        initramfs.shell();
+    }
+    initramfs.write(&image)?;
+    let append = [APPEND.to_owned()]
+        .into_iter()
+        .chain(args.append.iter().cloned())
+        .collect::<Vec<_>>()
+        .join(" ");
+    let machine = Machine {
+        kernel: &kernel,
+        initramfs: &image,
+        append: &append,
+        memory: args.memory,
+        cpus: args.cpus,
+    };
+    let console = run.path("console");
+    say(&format!("starting {} ({append})", kernel.name));
+    if shell {
+        machine.interact(&run, &console)?;
+        return Ok(Vec::new());
+    }
+    let start = Instant::now();
+    let end = machine.run(&run, &console, &token, Duration::from_secs(args.timeout))?;
+    let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+    let result = judge(&end, &names, args.timeout);
+    let (End::Ended(told) | End::TimedOut(told)) = end;
+    summarize(&told, &names, start.elapsed());
+    match result {
+        Ok(()) => Ok(told.skips.into_iter().map(|(_, skip)| skip).collect()),
+        Err(why) => Err(with_console(&cache, &run, &why, !told.ended).into()),
+    }
+}
+
+/// Debian packages that the guest's programs are from, unpacked.
+struct Userland {
+    busybox: PathBuf,
+    /// Without Python, whose library would be as large as everything else.
+    gdb: PathBuf,
+}
+
+impl Userland {
+    fn get(cache: &Cache) -> Result<Self, String> {
+        Ok(Self {
+            busybox: debian::unpacked(cache, "busybox-static")?,
+            gdb: debian::unpacked(cache, "gdb-minimal")?,
+        })
+    }
+}
+
+fn assemble(
+    args: &Args,
+    root: &Path,
+    userland: &Userland,
+    kernel: &Kernel,
+    token: &str,
+    jobs: &[Job],
+) -> Result<Initramfs, String> {
+    let mut initramfs = Initramfs::new(
+        &userland.busybox.join("bin/busybox"),
+        &format!("token={token}\nmemlock={}\n", args.memlock),
+    );
+    for program in PROGRAMS {
+        if !initramfs.own(program)? {
+            return Err(format!("{program} is not here, which the guest needs"));
+        }
+    }
+    initramfs.program("/usr/bin/gdb", &userland.gdb.join("usr/bin/gdb"))?;
+    initramfs.program("/usr/bin/gcore", &userland.gdb.join("usr/bin/gcore"))?;
+    initramfs.symlink("/usr/bin/env", "/bin/busybox");
+    let strongroom = programs::strongroom(root)?;
+    initramfs.program("/usr/local/bin/strongroom", &strongroom)?;
+    let modules = Modules::of(kernel.modules.as_deref())?;
+    for name in &args.modules {
+        if kernel.modules.is_some() && !modules.know(name) {
+            return Err(format!("{} has no module {name}", kernel.name));
+        }
+    }
+    let wanted: Vec<String> = MODULES
+        .map(str::to_owned)
+        .into_iter()
+        .chain(args.modules.iter().cloned())
+        .collect();
+    initramfs.modules(modules.closure(&wanted)?);
+    let mut scripts = Vec::new();
+    for (number, job) in jobs.iter().enumerate() {
+        let work = match &job.work {
+            Work::Script(script) => script.clone(),
+            Work::Tests(test) => {
+                let program = programs::tests(root, test)?;
+                let name = format!("/usr/local/lib/tests/{number:03}-{}", test.target);
+                initramfs.program(&name, &program)?;
+                // Tests of the command were built with its path here.
+                let at = strongroom.display();
+                format!(
+                    "mkdir -p '{0}' && ln -sf /usr/local/bin/strongroom '{at}'\n{name}",
+                    strongroom.parent().unwrap_or(root).display()
+                )
+            }
+        };
+        let title = format!("printf '\\n== %s\\n' '{}'", job.name.replace('\'', "'\\''"));
+        scripts.push(Script {
+            user: job.user,
+            before: format!("{title}\n{}", job.before),
+            run: format!("{}\n{work}\n", environment()),
+        });
+    }
+    initramfs.jobs(&scripts);
+    Ok(initramfs)
+}
+
+/// What the tests here are told by the environment, those in the guest are told too.
+fn environment() -> String {
+    let set = std::env::var_os("STRONGROOM_NO_SKIP").is_some_and(|v| v != "0" && !v.is_empty());
+    let no_skip = if set {
+        "export STRONGROOM_NO_SKIP=1\n"
+    } else {
+        ""
+    };
+    format!("cd /tmp\nexport STRONGROOM_SKIP_LOG=/run/skips\n{no_skip}")
+}
+
+/// A word that no output of a test contains by chance.
+fn token() -> Result<String, String> {
+    let mut bytes = [0; 12];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .map_err(|error| format!("/dev/urandom: {error}"))?;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("@{hex}"))
+}
+
+/// Success is a guest that ended by itself, after all of its jobs, each of status 0.
+fn judge(end: &End, names: &[&str], timeout: u64) -> Result<(), String> {
+    let name = |number: usize| names.get(number).copied().unwrap_or("?");
+    let at = |told: &Told| match told.running {
+        Some(number) => format!("in `{}`", name(number)),
+        None if told.up.is_none() => "before its init was ready".to_owned(),
+        None => "between its jobs".to_owned(),
+    };
+    match end {
+        End::TimedOut(told) => Err(format!(
+            "the guest was stopped after {timeout} s (--timeout), {}",
+            at(told)
+        )),
+        End::Ended(told) if !told.ended => Err(format!("the guest crashed, {}", at(told))),
+        End::Ended(told) => {
+            let failed: Vec<String> = told
+                .statuses
+                .iter()
+                .filter(|status| status.code != 0)
+                .map(|status| format!("`{}`: exit status {}", name(status.job), status.code))
+                .collect();
+            if !failed.is_empty() {
+                Err(format!("failed: {}", failed.join(", ")))
+            } else if told.statuses.len() == names.len() {
+                Ok(())
+            } else {
+                Err("the guest did not run all of its jobs".to_owned())
+            }
+        }
+    }
+}
+
+fn summarize(told: &Told, names: &[&str], took: Duration) {
+    for status in &told.statuses {
+        let name = names.get(status.job).copied().unwrap_or("?");
+        let (code, seconds) = (status.code, status.seconds);
+        say(&format!("{name}: exit status {code}, {seconds} s"));
+    }
+    for (_, skip) in &told.skips {
+        say(&format!("skipped: {skip}"));
+    }
+    let up = told.up.map_or_else(String::new, |up| {
+        format!(", {:.0} s of them to boot", up.as_secs_f64())
+    });
+    say(&format!("{:.0} s{up}", took.as_secs_f64()));
+}
+
+/// The reason, with the place where the console is kept, and its end where the kernel had a part in it.
+fn with_console(cache: &Cache, run: &RunDirectory, why: &str, show: bool) -> String {
+    let console = run.path("console");
+    let kept = match cache.keep_log(&console) {
+        Ok(kept) => format!("the console: {}", kept.display()),
+        Err(error) => format!("the console is not kept: {error}"),
+    };
+    let tail = if show {
+        qemu::tail(&console, TAIL)
+    } else {
+        String::new()
+    };
+    format!("{why}\n{tail}\n{kept}").replace("\n\n", "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use transcript::Status;
+
+    fn told(statuses: &[(usize, i32)], ended: bool, running: Option<usize>) -> Told {
+        Told {
+            up: Some(Duration::from_secs(3)),
+            statuses: statuses
+                .iter()
+                .map(|&(job, code)| Status {
+                    job,
+                    code,
+                    seconds: 1,
+                })
+                .collect(),
+            running,
+            ended,
+            skips: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn only_a_guest_that_ran_everything_succeeded() {
+        let names = ["a", "b"];
+        let judge = |end| super::judge(&end, &names, 5);
+        assert!(judge(End::Ended(told(&[(0, 0), (1, 0)], true, None))).is_ok());
+        let failed = judge(End::Ended(told(&[(0, 0), (1, 7)], true, None)));
+        assert!(failed.unwrap_err().contains("`b`: exit status 7"));
+        assert!(judge(End::Ended(told(&[(0, 0)], true, None))).is_err());
+        let crashed = judge(End::Ended(told(&[(0, 0)], false, Some(1))));
+        assert!(crashed.unwrap_err().contains("crashed, in `b`"));
+        let late = judge(End::TimedOut(told(&[(0, 0), (1, 0)], true, None)));
+        assert!(late.unwrap_err().contains("after 5 s"));
+        let never = judge(End::Ended(Told::default()));
+        assert!(never.unwrap_err().contains("before its init"));
+    }
+}

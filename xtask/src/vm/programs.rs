@@ -1,0 +1,66 @@
+//! What goes into the guest of this workspace: built here, as `cargo test` builds it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A test target, or the unit tests of a crate's library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TestTarget {
+    pub(super) package: String,
+    pub(super) target: String,
+}
+
+/// The command, with the preload object that it carries.
+pub(super) fn strongroom(root: &Path) -> Result<PathBuf, String> {
+    super::say("building strongroom");
+    let built = cargo(root, &["build", "--package", "strongroom-cli"])?;
+    built
+        .into_iter()
+        .find(|(name, _)| name == "strongroom")
+        .map(|(_, path)| path)
+        .ok_or_else(|| "cargo built no `strongroom`".to_owned())
+}
+
+/// A program of tests.
+pub(super) fn tests(root: &Path, test: &TestTarget) -> Result<PathBuf, String> {
+    let TestTarget { package, target } = test;
+    super::say(&format!("building the tests {package}/{target}"));
+    let mut arguments = vec!["test", "--no-run", "--package", package];
+    if target == "lib" {
+        arguments.push("--lib");
+    } else {
+        arguments.extend(["--test", target]);
+    }
+    let built = cargo(root, &arguments)?;
+    let library = package.replace('-', "_");
+    let wanted = if target == "lib" { &library } else { target };
+    built
+        .into_iter()
+        .find(|(name, _)| name == wanted)
+        .map(|(_, path)| path)
+        .ok_or_else(|| format!("cargo built no test {package}/{target}"))
+}
+
+/// The executables that a cargo command built, by their target's name.
+fn cargo(root: &Path, arguments: &[&str]) -> Result<Vec<(String, PathBuf)>, String> {
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(arguments)
+        .arg("--message-format=json-render-diagnostics")
+        .current_dir(root)
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("cargo cannot be started: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("cargo {} failed", arguments.join(" ")));
+    }
+    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|message| {
+            let path = PathBuf::from(message.get("executable")?.as_str()?);
+            let name = message.get("target")?.get("name")?.as_str()?.to_owned();
+            Some((name, path))
+        })
+        .collect())
+}

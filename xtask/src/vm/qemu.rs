@@ -1,0 +1,171 @@
+//! Running a guest in QEMU, in software.
+
+use super::cache::{RunDirectory, because};
+use super::kernel::Kernel;
+use super::transcript::{Told, Transcript};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const QEMU: &str = "qemu-system-x86_64";
+/// The swap, in MiB.
+const SWAP: u64 = 128;
+/// The disk below /var/tmp, in MiB.
+const SCRATCH: u64 = 1024;
+
+/// What the guest is made of.
+#[derive(Debug)]
+pub(super) struct Machine<'a> {
+    pub(super) kernel: &'a Kernel,
+    pub(super) initramfs: &'a Path,
+    pub(super) append: &'a str,
+    /// MiB.
+    pub(super) memory: u32,
+    pub(super) cpus: u32,
+}
+
+/// How a guest ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// QEMU ended by itself.
+    Ended(Told),
+    /// It was killed after its time.
+    TimedOut(Told),
+}
+
+/// Whether there is a QEMU to run.
+pub(super) fn check() -> Result<(), String> {
+    let there = Command::new(QEMU)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    match there {
+        Ok(status) if status.success() => Ok(()),
+        _ => Err(format!("{QEMU} is not here (Debian: qemu-system-x86)")),
+    }
+}
+
+impl Machine<'_> {
+    /// QEMU with a console into `console`. It is killed as this process ends, by whatever.
+    fn command(&self, run: &RunDirectory, console: &Path, tests: &str) -> Result<Command, String> {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "--", QEMU])
+            .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
+            .args(["-m", &self.memory.to_string()])
+            .args(["-smp", &self.cpus.to_string()])
+            .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+            .args(["-display", "none", "-vga", "none"])
+            .arg("-kernel")
+            .arg(&self.kernel.image)
+            .arg("-initrd")
+            .arg(self.initramfs)
+            .args(["-append", self.append])
+            .arg("-chardev")
+            .arg(format!("file,id=console,path={}", console.display()))
+            .args(["-serial", "chardev:console"])
+            .args(["-chardev", tests])
+            .args(["-serial", "chardev:tests"]);
+        for (name, size) in [("swap", SWAP), ("scratch", SCRATCH)] {
+            let path = run.disk(name, size)?;
+            let path = path.display();
+            command
+                .arg("-drive")
+                .arg(format!(
+                    "if=none,id={name},format=raw,cache=unsafe,file={path}"
+                ))
+                .arg("-device")
+                .arg(format!("virtio-blk-pci,drive={name},serial={name}"));
+        }
+        Ok(command)
+    }
+
+    /// Boots it with a person at its shell.
+    pub(super) fn interact(&self, run: &RunDirectory, console: &Path) -> Result<(), String> {
+        let mut command = self.command(run, console, "stdio,id=tests,signal=off")?;
+        let status = command.status().map_err(because(Path::new(QEMU)))?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!("{QEMU}: {status}"))
+        }
+    }
+
+    /// Boots it and passes on what its tests write, until it ends or its time is over.
+    pub(super) fn run(
+        &self,
+        run: &RunDirectory,
+        console: &Path,
+        token: &str,
+        timeout: Duration,
+    ) -> Result<End, String> {
+        let mut command = self.command(run, console, "stdio,id=tests")?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(because(Path::new(QEMU)))?;
+        let mut child = Killed(child);
+        let stdout = child.0.stdout.take();
+        let transcript = Transcript::new(token);
+        let reader = thread::spawn(move || listen(stdout, transcript));
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = child.0.try_wait().map_err(because(Path::new(QEMU)))? {
+                break Some(status);
+            }
+            if start.elapsed() >= timeout {
+                break None;
+            }
+            thread::sleep(Duration::from_millis(50));
+        };
+        drop(child);
+        let told = reader
+            .join()
+            .map_err(|_| "what the guest wrote was not read".to_owned())?;
+        match status {
+            Some(status) if status.success() => Ok(End::Ended(told)),
+            Some(status) => Err(format!("{QEMU}: {status}")),
+            None => Ok(End::TimedOut(told)),
+        }
+    }
+}
+
+/// Kills and awaits the child as it is dropped.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn listen(from: Option<impl Read>, mut transcript: Transcript) -> Told {
+    let mut out = std::io::stdout();
+    // Whoever stopped listening is no reason to stop the guest.
+    let mut show = |bytes: &[u8]| {
+        let _ = out.write_all(bytes).and_then(|()| out.flush());
+    };
+    if let Some(mut from) = from {
+        let mut bytes = [0; 4096];
+        while let Ok(read @ 1..) = from.read(&mut bytes) {
+            show(&transcript.take(bytes.get(..read).unwrap_or_default()));
+        }
+    }
+    show(&transcript.finish());
+    transcript.told
+}
+
+/// The last lines of a console.
+pub(super) fn tail(console: &PathBuf, lines: usize) -> String {
+    let bytes = std::fs::read(console).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes).replace('\r', "");
+    let all: Vec<&str> = text.lines().collect();
+    all.get(all.len().saturating_sub(lines)..)
+        .unwrap_or_default()
+        .join("\n")
+}
