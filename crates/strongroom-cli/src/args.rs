@@ -21,6 +21,7 @@ Examples:
   strongroom run -- gpg-agent --daemon       a program you did not write, with its keys kept
   strongroom doctor                          what this machine can do and what it lacks
   strongroom attack                          whether it is true: attacks on victims, kept and unkept
+  strongroom scan 1234 --key id_ed25519      whether a key lies in a process's memory, and where
 
 `strongroom help run` says more.")]
 pub(crate) struct Cli {
@@ -49,6 +50,12 @@ pub(crate) enum Command {
     /// Each attack is made on an unprotected victim too, where it must succeed: otherwise it proves
     /// nothing, and that is said. Run it as root for all of the attacks.
     Attack(AttackArgs),
+    /// Find key material in a process, a core or a file, and say where.
+    ///
+    /// Private keys in PEM, DER and OpenSSH's formats and AES key schedules are found by themselves; the
+    /// numbers of a key that is given, and patterns, wherever they lie, in any byte order and in pieces.
+    /// The secret itself is never printed unless asked for.
+    Scan(ScanArgs),
     /// Be a victim of `attack`.
     #[command(hide = true)]
     Victim {
@@ -278,6 +285,86 @@ pub(crate) struct NeedleArgs {
     /// The same as the contents of a file, all of it
     #[arg(long, value_name = "FILE", requires = "command")]
     pub(crate) marker_file: Vec<PathBuf>,
+}
+
+/// The options of `scan`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  strongroom scan $(pgrep -n ssh-agent) --key ~/.ssh/id_ed25519
+      Whether that key can be read from ssh-agent's memory, and by whom.
+  sudo strongroom scan 1234
+      Whatever looks like key material in process 1234.
+  strongroom scan ./core.1234 --key server.pem --passphrase-file pass.txt
+      A core, for an encrypted key.
+  strongroom scan disk.img --pattern 00112233445566778899aabbccddeeff --show
+      Any file, for bytes; a hit's own bytes are printed.
+  strongroom scan 1234 --json | jq -r '.hits[] | .address + \" \" + .what'
+      What is where, for machines.
+
+What the words mean:
+  component  a number of a given key as programs keep it: RSA p, q, d …, the seed of Ed25519 …
+  shield     OpenSSH's shield: an encrypted key and, beside it, what decrypts it. Whoever reads both has
+             the key; `scan` did so to know
+  schedule   an AES key as it is expanded for use; a few bits may be flipped (docs/scan.md says how many)
+  not readable
+             memory that the kernel shows to nobody: memfd_secret
+  partial    not all that can be read was seen: the process ended, or unmapped something meanwhile
+
+Exit status:
+  0    nothing was found in anything that can be read
+  1    something was found
+  2    nothing was found, but not all could be seen
+  125  strongroom failed, or nothing could be read at all")]
+pub(crate) struct ScanArgs {
+    /// A process's number, or the path of a core or another file; `./123` is a file
+    #[arg(value_name = "PID|CORE|FILE")]
+    pub(crate) target: OsString,
+
+    /// Look for the parts of this private key: OpenSSH, PEM, DER, or GnuPG's private-keys-v1.d
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Vec<PathBuf>,
+
+    /// Read the passphrase of encrypted keys from the first line of FILE, or of standard input for `-`
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+
+    /// Look for these bytes, in hexadecimal
+    #[arg(long, value_name = "HEX")]
+    pub(crate) pattern: Vec<String>,
+
+    /// Look for these bytes, as they stand
+    ///
+    /// Other users see a command line: `--text-file` is for secrets.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) text: Vec<String>,
+
+    /// Look for the contents of FILE, without the line's end
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text_file: Vec<PathBuf>,
+
+    /// Look for these things alone
+    #[arg(long, value_enum, value_name = "WHAT", value_delimiter = ',')]
+    pub(crate) only: Vec<WhatArg>,
+
+    /// Print the bytes of each hit, in hexadecimal
+    #[arg(long)]
+    pub(crate) show: bool,
+
+    /// An object with "schema": 1, for machines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What `scan` looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WhatArg {
+    /// The keys and the patterns on the command line
+    Given,
+    /// Private keys in PEM, DER and OpenSSH's formats, and shields
+    Formats,
+    /// AES key schedules
+    Schedules,
 }
 
 /// What `victim` is.

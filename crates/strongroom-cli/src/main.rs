@@ -11,6 +11,7 @@ mod failure;
 mod locate;
 mod pages;
 mod run;
+mod scan;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -48,6 +49,7 @@ fn command() -> u8 {
         },
         Command::Attack(args) => attack::run(&args),
         Command::Doctor(args) => doctor::run(args.json),
+        Command::Scan(args) => scan::run(&args),
         Command::Victim { kind } => Ok(attack::victim(kind)),
         Command::Thief {
             way,

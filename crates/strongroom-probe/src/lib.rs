@@ -6,8 +6,12 @@
 //!
 //! * [`victim`]: the process with a secret.
 //! * [`attack`]: the attackers, and the proof that they ran.
+//! * [`exposure`]: who can reach a mapping of a live process, from what the kernel tells.
+//! * [`scan`]: key material in the memory of processes, in cores and in files.
 //! * [`thief`]: the process that looks from outside, as another user where need be.
 
 pub mod attack;
+pub mod exposure;
+pub mod scan;
 pub mod thief;
 pub mod victim;

@@ -108,6 +108,28 @@ pub fn complain(text: &[u8]) {
     }
 }
 
+/// Whether the kernel lets this thread look at another process, by its real user and its effective
+/// capabilities (get_robust_list(2), which asks PTRACE_MODE_READ_REALCREDS and changes nothing).
+///
+/// # Errors
+/// EPERM where it may not, ESRCH.
+pub fn may_look_at(pid: i32) -> Result<(), Errno> {
+    let (mut head, mut len) = (0usize, 0usize);
+    let arguments = [
+        pid as usize,
+        &raw mut head as usize,
+        &raw mut len as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel writes one word to each.
+    crate::raw::check(unsafe {
+        crate::raw::syscall(libc::SYS_get_robust_list as usize, arguments)
+    })?;
+    Ok(())
+}
+
 /// Ends this process at once with the status, no handlers run.
 pub fn exit_now(status: i32) -> ! {
     loop {

@@ -19,6 +19,7 @@ mod malloc;
 mod process;
 mod report;
 mod samples;
+mod scan;
 mod served;
 mod signatures;
 mod start;
@@ -72,11 +73,13 @@ enum Name {
     Fork,
     /// System calls and page faults
     Counts,
+    /// Searching memory for keys
+    Scan,
 }
 
 impl Name {
     /// Direct map first: what splits it does so once until the next boot.
-    const ALL: [Name; 8] = [
+    const ALL: [Name; 9] = [
         Name::DirectMap,
         Name::Malloc,
         Name::Capacity,
@@ -85,6 +88,7 @@ impl Name {
         Name::Handshakes,
         Name::Fork,
         Name::Counts,
+        Name::Scan,
     ];
 
     fn measure(self, bench: &Bench) -> Result<Group> {
@@ -97,6 +101,7 @@ impl Name {
             Name::DirectMap => direct_map::measure(bench),
             Name::Fork => fork::measure(bench),
             Name::Counts => counts::measure(bench),
+            Name::Scan => scan::measure(bench),
         }
     }
 }
