@@ -3,8 +3,9 @@
 use std::process::Command;
 
 /// What is installed where it is missing.
-const PACKAGES: [&str; 17] = [
+const PACKAGES: [&str; 18] = [
     "ca-certificates",
+    "chromium",
     "cpio",
     "g++",
     "gcc",

@@ -6,6 +6,7 @@
 
 mod args;
 mod attack;
+mod audit;
 mod doctor;
 mod failure;
 mod locate;
@@ -48,6 +49,7 @@ fn command() -> u8 {
             Ok(never) => match never {},
         },
         Command::Attack(args) => attack::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Doctor(args) => doctor::run(args.json),
         Command::Scan(args) => scan::run(&args),
         Command::Victim { kind } => Ok(attack::victim(kind)),

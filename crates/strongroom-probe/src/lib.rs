@@ -6,11 +6,13 @@
 //!
 //! * [`victim`]: the process with a secret.
 //! * [`attack`]: the attackers, and the proof that they ran.
+//! * [`audit`]: every mapping of a live process, and its holes.
 //! * [`exposure`]: who can reach a mapping of a live process, from what the kernel tells.
 //! * [`scan`]: key material in the memory of processes, in cores and in files.
 //! * [`thief`]: the process that looks from outside, as another user where need be.
 
 pub mod attack;
+pub mod audit;
 pub mod exposure;
 pub mod scan;
 pub mod thief;
