@@ -9,6 +9,7 @@ mod attack;
 mod audit;
 mod doctor;
 mod failure;
+mod given;
 mod locate;
 mod pages;
 mod run;

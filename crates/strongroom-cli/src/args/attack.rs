@@ -1,9 +1,8 @@
 //! The options of `attack`.
 
-use super::LevelArg;
+use super::{GivenArgs, LevelArg};
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 /// The options of `attack`.
 #[derive(Debug, Args)]
@@ -16,9 +15,9 @@ Examples:
   sudo strongroom attack --json | jq -r '.victims[] | .name as $v | .attacks[]
         | select(.claimed) | \"\\($v) \\(.attack) \\(.result)\"'
       What is claimed, and what came of it.
-  sudo strongroom attack --marker-file /srv/seed -- /srv/keyd --foreground
+  sudo strongroom attack --text-file /srv/seed -- /srv/keyd --foreground
       The same program plain and under `strongroom run`, attacked for the bytes of a file.
-  sudo strongroom attack --marker-file /srv/seed --then '/srv/unlock-keyd' -- /srv/keyd
+  sudo strongroom attack --text-file /srv/seed --then '/srv/unlock-keyd' -- /srv/keyd
       A secret that another command brings in, once the program runs.
 
 A program of your own:
@@ -61,7 +60,7 @@ pub(crate) struct AttackArgs {
     pub(crate) json: bool,
 
     #[command(flatten)]
-    pub(crate) needles: NeedleArgs,
+    pub(crate) given: GivenArgs,
 
     /// A shell command that brings the secret into CMD, once that runs
     ///
@@ -81,25 +80,8 @@ pub(crate) struct AttackArgs {
     pub(crate) wait: u64,
 
     /// A program to attack instead of the usual victims, and its arguments
-    #[arg(trailing_var_arg = true, value_names = ["CMD", "ARGS"], requires = "needles")]
+    #[arg(trailing_var_arg = true, value_names = ["CMD", "ARGS"], requires = "given")]
     pub(crate) command: Vec<OsString>,
-}
-
-/// What the secret of a program is.
-#[derive(Debug, Args)]
-#[group(id = "needles", multiple = true)]
-pub(crate) struct NeedleArgs {
-    /// A text of at least 8 bytes that is CMD's secret
-    #[arg(long, value_name = "TEXT", requires = "command")]
-    pub(crate) marker: Vec<OsString>,
-
-    /// The same in hexadecimal digits
-    #[arg(long, value_name = "HEX", requires = "command")]
-    pub(crate) pattern: Vec<String>,
-
-    /// The same as the contents of a file, all of it
-    #[arg(long, value_name = "FILE", requires = "command")]
-    pub(crate) marker_file: Vec<PathBuf>,
 }
 
 /// What `victim` is.

@@ -3,12 +3,14 @@
 mod attack;
 mod audit;
 mod doctor;
+mod given;
 mod run;
 mod scan;
 
-pub(crate) use attack::{AttackArgs, NeedleArgs, VictimArg};
+pub(crate) use attack::{AttackArgs, VictimArg};
 pub(crate) use audit::AuditArgs;
 pub(crate) use doctor::DoctorArgs;
+pub(crate) use given::GivenArgs;
 pub(crate) use run::{RunArgs, ScopeArg};
 pub(crate) use scan::{ScanArgs, WhatArg};
 

@@ -1,8 +1,8 @@
 //! The options of `scan`.
 
+use super::GivenArgs;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 /// The options of `scan`.
 #[derive(Debug, Args)]
@@ -38,27 +38,8 @@ pub(crate) struct ScanArgs {
     #[arg(value_name = "PID|CORE|FILE")]
     pub(crate) target: OsString,
 
-    /// Look for the parts of this private key: OpenSSH, PEM, DER, or GnuPG's private-keys-v1.d
-    #[arg(long, value_name = "FILE")]
-    pub(crate) key: Vec<PathBuf>,
-
-    /// Read the passphrase of encrypted keys from the first line of FILE, or of standard input for `-`
-    #[arg(long, value_name = "FILE", requires = "key")]
-    pub(crate) passphrase_file: Option<PathBuf>,
-
-    /// Look for these bytes, in hexadecimal
-    #[arg(long, value_name = "HEX")]
-    pub(crate) pattern: Vec<String>,
-
-    /// Look for these bytes, as they stand
-    ///
-    /// Other users see a command line: `--text-file` is for secrets.
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) text: Vec<String>,
-
-    /// Look for the contents of FILE, without the line's end
-    #[arg(long, value_name = "FILE")]
-    pub(crate) text_file: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) given: GivenArgs,
 
     /// Look for these things alone
     #[arg(long, value_enum, value_name = "WHAT", value_delimiter = ',')]

@@ -1,11 +1,11 @@
 //! `strongroom scan`: key material in memory, and where it is.
 
-mod given;
 mod progress;
 mod render;
 
 use crate::args::{ScanArgs, WhatArg};
 use crate::failure::Failure;
+use crate::given;
 use progress::Progress;
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -22,8 +22,8 @@ pub(crate) fn run(args: &ScanArgs) -> Result<u8, Failure> {
         schedules: wanted(WhatArg::Schedules),
     };
     let scan = Scan {
-        keys: given::keys(args)?,
-        patterns: given::patterns(args)?,
+        keys: given::keys(&args.given)?,
+        patterns: given::patterns(&args.given)?,
         finders,
         show: args.show,
     };

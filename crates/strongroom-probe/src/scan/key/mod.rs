@@ -64,6 +64,22 @@ impl Part {
     }
 }
 
+impl Part {
+    /// As it may lie in memory: a number in both byte orders.
+    fn forms(&self) -> Vec<(String, Zeroizing<Vec<u8>>)> {
+        let name = self.name;
+        if !self.is_number {
+            return vec![(name.to_owned(), self.bytes.clone())];
+        }
+        let mut reversed = self.bytes.clone();
+        reversed.reverse();
+        vec![
+            (format!("{name}, big endian"), self.bytes.clone()),
+            (format!("{name}, little endian"), reversed),
+        ]
+    }
+}
+
 /// Why a key cannot be looked for.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
@@ -128,6 +144,17 @@ impl Key {
         }
     }
 
+    /// The key's secret parts as programs keep them: a number in both byte orders. With what to call
+    /// each.
+    pub fn secrets(&self) -> impl Iterator<Item = (String, Zeroizing<Vec<u8>>)> + '_ {
+        self.long_parts().flat_map(Part::forms)
+    }
+
+    /// Shorter ones (an RSA exponent that someone chose) are met by chance.
+    fn long_parts(&self) -> impl Iterator<Item = &Part> {
+        self.parts.iter().filter(|part| part.bytes.len() >= 16)
+    }
+
     /// Everything to look for, for the key of this number.
     pub(super) fn needles(&self, number: usize) -> Vec<Needle> {
         let mut needles = Vec::new();
@@ -140,23 +167,13 @@ impl Key {
                 in_fragments,
             });
         };
-        for part in &self.parts {
-            // Shorter ones (an RSA exponent that someone chose) are met by chance.
-            if part.bytes.len() < 16 {
-                continue;
-            }
-            let name = part.name;
-            if part.is_number {
-                add(format!("{name}, big endian"), part.bytes.clone(), true);
-                let mut reversed = part.bytes.clone();
-                reversed.reverse();
-                add(format!("{name}, little endian"), reversed, true);
-            } else {
-                add(name.to_owned(), part.bytes.clone(), true);
+        for part in self.long_parts() {
+            for (what, bytes) in part.forms() {
+                add(what, bytes, true);
             }
             for digits in [b"0123456789abcdef", b"0123456789ABCDEF"] {
                 add(
-                    format!("{name}, in hexadecimal"),
+                    format!("{}, in hexadecimal", part.name),
                     hexadecimal(&part.bytes, digits),
                     false,
                 );

@@ -1,6 +1,6 @@
 //! What the user gives to look for: keys, with their passphrases, and bytes.
 
-use crate::args::ScanArgs;
+use crate::args::GivenArgs;
 use crate::failure::Failure;
 use std::fs;
 use std::io::{self, BufRead, IsTerminal};
@@ -9,7 +9,7 @@ use strongroom_probe::scan::{Key, LONGEST, Pattern, SHORTEST, Unusable};
 use zeroize::Zeroizing;
 
 /// The keys of `--key`.
-pub(super) fn keys(args: &ScanArgs) -> Result<Vec<Key>, Failure> {
+pub(crate) fn keys(args: &GivenArgs) -> Result<Vec<Key>, Failure> {
     // Once for all keys: standard input has one first line.
     let passphrase = args
         .passphrase_file
@@ -93,7 +93,7 @@ fn cannot_read(path: &Path, error: &io::Error) -> Failure {
 }
 
 /// The bytes of `--pattern`, `--text` and `--text-file`. Their names do not tell them.
-pub(super) fn patterns(args: &ScanArgs) -> Result<Vec<Pattern>, Failure> {
+pub(crate) fn patterns(args: &GivenArgs) -> Result<Vec<Pattern>, Failure> {
     let mut patterns = Vec::new();
     for (number, digits) in args.pattern.iter().enumerate() {
         let name = format!("--pattern {}", number + 1);
