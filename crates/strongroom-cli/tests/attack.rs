@@ -16,7 +16,7 @@ use support::{How, Room, Transcript, Who, need};
 const STRONGROOM: &str = env!("CARGO_BIN_EXE_strongroom");
 
 /// Every attack that claims and controls are about.
-const CONTROLS: [(&str, &str); 25] = [
+const CONTROLS: [(&str, &str); 26] = [
     ("peek", "plain"),
     ("peek-root", "plain"),
     ("fd", "open-fd"),
@@ -26,6 +26,7 @@ const CONTROLS: [(&str, &str); 25] = [
     ("pin-direct", "plain"),
     ("pin-io-uring", "plain"),
     ("directmap", "plain"),
+    ("swap", "plain"),
     ("core", "plain"),
     ("core-gcore", "plain"),
     ("fork", "open-fd"),
