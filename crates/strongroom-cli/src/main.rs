@@ -14,6 +14,7 @@ mod locate;
 mod pages;
 mod run;
 mod scan;
+mod wrap;
 
 use args::{Cli, Command};
 use clap::Parser;

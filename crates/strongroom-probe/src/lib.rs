@@ -9,11 +9,13 @@
 //! * [`audit`]: every mapping of a live process, and its holes.
 //! * [`exposure`]: who can reach a mapping of a live process, from what the kernel tells.
 //! * [`scan`]: key material in the memory of processes, in cores and in files.
+//! * [`size`]: sizes as people write them.
 //! * [`thief`]: the process that looks from outside, as another user where need be.
 
 pub mod attack;
 pub mod audit;
 pub mod exposure;
 pub mod scan;
+pub mod size;
 pub mod thief;
 pub mod victim;

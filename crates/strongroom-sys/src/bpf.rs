@@ -91,12 +91,7 @@ impl KernelReader {
     /// FAULT where nothing is mapped there; RANGE where it is no kernel address;
     /// IO where the program did not run; those of bpf(2).
     pub fn read(&self, address: u64, to: &mut [u8; PAGE]) -> Result<(), Errno> {
-        let context = self.run(address)?;
-        match context[STATUS].cast_signed() {
-            0 => {}
-            error @ -4095..0 => return Err(Errno::from_raw_os_error(-(error as i32))),
-            _ => return Err(Errno::IO),
-        }
+        self.reach(address)?;
         let key = 0u32;
         let mut lookup = u64::from(self.page.as_raw_fd().cast_unsigned())
             .to_ne_bytes()
@@ -106,6 +101,18 @@ impl KernelReader {
         // SAFETY: the kernel reads the key and writes one value of the array, a page, to `to`.
         unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut lookup) }?;
         Ok(())
+    }
+
+    /// Reads a page at a kernel address as [`Self::read`] does, and leaves what it read in the kernel.
+    ///
+    /// # Errors
+    /// As of [`Self::read`].
+    pub fn reach(&self, address: u64) -> Result<(), Errno> {
+        match self.run(address)?[STATUS].cast_signed() {
+            0 => Ok(()),
+            error @ -4095..0 => Err(Errno::from_raw_os_error(-(error as i32))),
+            _ => Err(Errno::IO),
+        }
     }
 
     /// Where the kernel keeps its structure for this thread: an address in the direct map.

@@ -20,7 +20,6 @@ pub mod foul;
 pub mod limits;
 pub mod maps;
 pub mod memory;
-pub mod pagemap;
 pub mod peek;
 pub mod process;
 pub mod raw;

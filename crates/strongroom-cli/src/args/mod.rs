@@ -34,7 +34,7 @@ Examples:
   strongroom doctor                          what this machine can do and what it lacks
   strongroom attack                          whether it is true: attacks on victims, kept and unkept
   strongroom scan 1234 --key id_ed25519      whether a key lies in a process's memory, and where
-  strongroom audit PID                       what of a running process is reachable, and by whom
+  strongroom audit $(pidof gpg-agent)        who can reach which memory of a running process
 
 `strongroom help run` says more.")]
 pub(crate) struct Cli {
@@ -69,11 +69,12 @@ pub(crate) enum Command {
     /// numbers of a key that is given, and patterns, wherever they lie, in any byte order and in pieces.
     /// The secret itself is never printed unless asked for.
     Scan(ScanArgs),
-    /// Show what of a running process is reachable, by whom, and how to close it.
+    /// Show who can reach which memory of a running process.
     ///
-    /// Every mapping is looked at from outside: other processes of the same user, root, core dumps, swap,
-    /// children, pinning devices, the kernel's direct map. Nothing of the memory is shown or kept. Run
-    /// it as root for processes of others, and to have the direct map measured and not inferred.
+    /// Every mapping of any process, protected or not, and who gets at what is in it: other processes
+    /// of its user, root, a core dump, the swap, a forked child, a pinned page, the kernel's direct map;
+    /// then what lets them in, and how to close it. Nothing is stopped and no content is shown. Run it as
+    /// root to have the direct map really tried, and for processes of other users.
     Audit(AuditArgs),
     /// Be a victim of `attack`.
     #[command(hide = true)]

@@ -1,5 +1,6 @@
 //! The table that people read, 100 columns wide: attacks down, victims across.
 
+use crate::wrap::wrap;
 use anstyle::{AnsiColor, Style};
 use std::io::{self, Write};
 use strongroom_probe::attack::{Attack, Report, Verdict, attackers};
@@ -261,21 +262,4 @@ fn verdict(out: &mut impl Write, report: &Report, root: bool) -> io::Result<()> 
         writeln!(out, "Root can try more: sudo strongroom attack")?;
     }
     Ok(())
-}
-
-/// Breaks `text` into lines at blanks; a word longer than a line has a line to itself.
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut line = String::new();
-    for word in text.split_whitespace() {
-        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
-            lines.push(std::mem::take(&mut line));
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    lines.push(line);
-    lines
 }

@@ -1,99 +1,98 @@
-//! `strongroom audit`: who reaches what of a running process.
+//! `strongroom audit`: who can reach which memory of a running process.
 
-mod html;
+mod groups;
+mod json;
+mod page;
+mod progress;
 mod render;
-mod words;
+mod text;
 
 use crate::args::AuditArgs;
 use crate::failure::Failure;
-use std::io::{self, IsTerminal, Write};
-use std::time::{Duration, Instant};
+use groups::Groups;
+use progress::Progress;
+use std::io::{self, BufWriter, Write};
 use strongroom_probe::audit::Audit;
 use strongroom_probe::exposure::Refusal;
 
-/// What is left where the process went away.
-const PARTIAL: u8 = 1;
+/// The exit status where the process went away meanwhile.
+const PARTIAL: u8 = 2;
 
-/// Audits a process and prints what was found.
+/// Audits and prints.
 pub(crate) fn run(args: &AuditArgs) -> Result<u8, Failure> {
-    let mut progress = Progress::new();
-    let audit = Audit::of(args.pid, |done, total| progress.show(done, total));
+    let audit = Audit::of(args.pid).map_err(|refusal| failure(args.pid, &refusal))?;
+    if let Some(file) = &args.html {
+        let mut progress = Progress::new(args.pid);
+        let outcome = page::write(file, audit, |entry| progress.add(entry));
+        progress.clear();
+        return Ok(status(outcome?.partial.is_some()));
+    }
+    let partial = if args.json {
+        print_json(audit)
+    } else {
+        print_table(audit, args.all)
+    }
+    .map_err(|error| Failure::new(format!("the findings cannot be written: {error}"), ""))?;
+    Ok(status(partial))
+}
+
+fn status(partial: bool) -> u8 {
+    if partial { PARTIAL } else { 0 }
+}
+
+/// Whether it is partial.
+fn print_json(audit: Audit) -> io::Result<bool> {
+    let mut progress = Progress::new(audit.process.pid);
+    let mut out = BufWriter::new(io::stdout().lock());
+    let outcome = json::write(&mut out, audit, json::Plain, |entry| progress.add(entry))?;
     progress.clear();
-    let audit = audit.map_err(|refusal| failure(&refusal))?;
-    if let Some(path) = &args.html {
-        html::write(path, &audit).map_err(|error| {
-            Failure::new(
-                format!("{}: {error}", path.display()),
-                "name a file in a directory that you may write",
-            )
-        })?;
-    }
-    print(&audit, args)
-        .map_err(|error| Failure::new(format!("the results cannot be written: {error}"), ""))?;
-    Ok(if audit.partial.is_some() { PARTIAL } else { 0 })
+    out.write_all(b"\n")?;
+    out.flush()?;
+    Ok(outcome.partial.is_some())
 }
 
-fn failure(refusal: &Refusal) -> Failure {
-    let fix = match refusal {
-        Refusal::Absent(_) => "`ps -e` lists the processes",
-        Refusal::KernelThread { .. } => {
-            "name a process of a program; `ps -e` has kernel threads too"
-        }
-        Refusal::Zombie { .. } | Refusal::Ended(_) | Refusal::Replaced(_) => {
-            "name a process that still runs"
-        }
-        Refusal::Denied { .. } => {
-            "run it as root: another user's process, or one that is not dumpable, shows its mappings to nobody else"
-        }
-        Refusal::Io { .. } | Refusal::Line { .. } => "",
-    };
-    Failure::new(words::printable(&refusal.to_string()), fix)
-}
-
-fn print(audit: &Audit, args: &AuditArgs) -> io::Result<()> {
-    if args.json {
-        let mut out = io::BufWriter::new(io::stdout().lock());
-        serde_json::to_writer_pretty(&mut out, audit)?;
-        out.write_all(b"\n")?;
-        return out.flush();
-    }
+/// Whether it is partial.
+fn print_table(mut audit: Audit, all: bool) -> io::Result<bool> {
+    let mut progress = Progress::new(audit.process.pid);
     // It drops the colours where they go to no terminal, or NO_COLOR is set.
-    let mut out = anstream::stdout().lock();
-    render::report(&mut out, audit, args.all)?;
-    out.flush()
+    let mut out = BufWriter::new(anstream::stdout().lock());
+    let mut groups = Groups::default();
+    render::head(&mut out, &audit)?;
+    if all {
+        render::list_head(&mut out)?;
+    }
+    let outcome = audit.walk(|entry| {
+        progress.add(entry);
+        groups.add(entry);
+        if all {
+            progress.clear();
+            render::line(&mut out, entry)?;
+        }
+        Ok::<_, io::Error>(())
+    })?;
+    progress.clear();
+    render::result(&mut out, &audit, &groups, &outcome)?;
+    out.flush()?;
+    Ok(outcome.partial.is_some())
 }
 
-/// A bar on a terminal, for large processes.
-struct Progress {
-    shown: bool,
-    last: Option<Instant>,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self {
-            shown: io::stderr().is_terminal(),
-            last: None,
+/// What cannot be audited, and what to do.
+pub(crate) fn failure(pid: i32, refusal: &Refusal) -> Failure {
+    let fix = match refusal {
+        Refusal::Absent(_) => "`ps -e` lists the processes, `pidof NAME` finds one".to_owned(),
+        Refusal::KernelThread { .. } => {
+            "audit a program; the kernel's own memory is in the reach of the kernel".to_owned()
         }
-    }
-
-    fn show(&mut self, done: u64, total: u64) {
-        const EVERY: Duration = Duration::from_millis(50);
-        const WIDTH: u64 = 30;
-        if !self.shown || self.last.is_some_and(|last| last.elapsed() < EVERY) {
-            return;
+        Refusal::Headless { thread, .. } => format!("strongroom audit {thread}"),
+        Refusal::Zombie { .. } => "nothing is left of its memory; audit it while it runs".to_owned(),
+        Refusal::Denied { .. } if rustix::process::geteuid().is_root() => {
+            "root of a user namespace or without CAP_SYS_PTRACE may not look: run it as root of the machine"
+                .to_owned()
         }
-        self.last = Some(Instant::now());
-        let full = (done * WIDTH).checked_div(total).unwrap_or_default();
-        let bar = "█".repeat(full as usize) + &"░".repeat((WIDTH - full) as usize);
-        let (done, total) = (words::size(done), words::size(total));
-        // Whoever cannot be told goes on without.
-        let _ = write!(io::stderr(), "\r\x1b[K{bar} {done} of {total}");
-    }
-
-    fn clear(&mut self) {
-        if self.shown {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
-    }
+        Refusal::Denied { .. } => format!("sudo strongroom audit {pid}"),
+        Refusal::Ended(_) | Refusal::Replaced(_) => "run it again, if the process is there".to_owned(),
+        Refusal::Io { .. } | Refusal::Line { .. } => String::new(),
+    };
+    // A name is the process's own to choose.
+    Failure::new(text::plain(&refusal.to_string()), fix)
 }

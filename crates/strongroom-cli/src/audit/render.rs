@@ -1,24 +1,23 @@
-//! The report that people read, 100 columns wide: kinds of memory down, adversaries across.
+//! What people read, 100 columns wide: kinds of memory down, adversaries across.
 
-use super::words::{printable, size};
-use anstyle::{AnsiColor, Style};
+use super::groups::{Group, Groups};
+use super::text::{head as cut, plain, size, tail};
+use crate::wrap::wrap;
+use anstyle::{AnsiColor, Color, Style};
 use std::io::{self, Write};
-use strongroom_probe::audit::{Audit, Audited, Group, Measured, Severity};
+use strongroom_probe::audit::{Audit, Entry, Hole, Kind, Outcome, Severity, Tally};
 use strongroom_probe::exposure::{Adversary, Reach};
 
 const WIDTH: usize = 100;
-const PAGE: u64 = 4096;
-const KIND: usize = 11;
-const COUNT: usize = 6;
-const SIZE: usize = 10;
+const NAME: usize = 14;
+const NUMBER: usize = 9;
+const CELL: usize = 9;
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 
 const fn coloured(color: AnsiColor) -> Style {
-    Style::new()
-        .bold()
-        .fg_color(Some(anstyle::Color::Ansi(color)))
+    Style::new().bold().fg_color(Some(Color::Ansi(color)))
 }
 
 const GREEN: Style = coloured(AnsiColor::Green);
@@ -26,217 +25,254 @@ const RED: Style = coloured(AnsiColor::Red);
 const YELLOW: Style = coloured(AnsiColor::Yellow);
 const CYAN: Style = coloured(AnsiColor::Cyan);
 
-/// Writes all of it; with `all`, every mapping too.
-pub(super) fn report(out: &mut impl Write, audit: &Audit, all: bool) -> io::Result<()> {
-    heading(out, audit)?;
-    table(out, audit)?;
-    if all {
-        mappings(out, audit)?;
+/// A column's heading.
+const fn heading(adversary: Adversary) -> &'static str {
+    match adversary {
+        Adversary::SameUser => "user",
+        Adversary::Root => "root",
+        Adversary::CoreDump => "core",
+        Adversary::Swap => "swap",
+        Adversary::ForkChild => "fork",
+        Adversary::Pin => "pin",
+        Adversary::DirectMap => "direct",
     }
-    holes(out, audit)?;
-    notes(out, audit)
 }
 
-fn heading(out: &mut impl Write, audit: &Audit) -> io::Result<()> {
+/// How it gets there, in a few words.
+const fn by(adversary: Adversary) -> &'static str {
+    match adversary {
+        Adversary::SameUser => "/proc/PID/mem, ptrace, process_vm_readv",
+        Adversary::Root => "the same; and by injected code, everything",
+        Adversary::CoreDump => "a crash, or gcore by the same user",
+        Adversary::Swap => "the swap device, a hibernation image",
+        Adversary::ForkChild => "a fork by the kernel",
+        Adversary::Pin => "vmsplice, O_DIRECT, io_uring's buffers",
+        Adversary::DirectMap => "the kernel's own mapping of memory",
+    }
+}
+
+/// Whom it is about.
+pub(super) fn head(out: &mut impl Write, audit: &Audit) -> io::Result<()> {
     let process = &audit.process;
-    let (name, pid, user) = (printable(&process.name), process.pid, process.user());
+    let command = if process.command.is_empty() {
+        process.name.clone()
+    } else {
+        process.command.join(" ")
+    };
+    let command = cut(&plain(&command), WIDTH - 30);
+    let (pid, user) = (process.pid, process.user());
     writeln!(
         out,
-        "{BOLD}{name}{BOLD:#} (PID {pid}, user {user}): {} of its own, in {} mappings\n",
-        size(audit.own_pages() * PAGE),
-        audit.mappings.len()
+        "{BOLD}process {pid}{BOLD:#} of user {user}: {command}\n"
     )
 }
 
-fn width(adversary: Adversary) -> usize {
-    adversary.name().len().max(8) + 1
+/// Above the lines of mappings.
+pub(super) fn list_head(out: &mut impl Write) -> io::Result<()> {
+    let letters: Vec<_> = Adversary::ALL.map(heading).to_vec();
+    writeln!(
+        out,
+        "{BOLD}{:26}{:7}{:11}{:>7}  {:8}name{BOLD:#}",
+        "mapping", "access", "kind", "present", "who"
+    )?;
+    writeln!(
+        out,
+        "{DIM}who, from left to right: {}{DIM:#}",
+        letters.join(", ")
+    )
 }
 
-fn table(out: &mut impl Write, audit: &Audit) -> io::Result<()> {
+/// A mapping.
+pub(super) fn line(out: &mut impl Write, entry: &Entry) -> io::Result<()> {
+    const USED: usize = 26 + 7 + 11 + 7 + 2 + 8;
+    let mapping = &entry.mapping;
+    let range = format!("{:x}-{:x}", mapping.start, mapping.end);
+    let access = String::from_utf8_lossy(&mapping.access);
     write!(
         out,
-        "{BOLD}{:KIND$}{:COUNT$}{:SIZE$}",
-        "memory", "maps", "own"
+        "{range:26}{access:7}{:11}{:>7}  ",
+        entry.kind.name(),
+        size(entry.present())
     )?;
     for adversary in Adversary::ALL {
-        let width = width(adversary);
-        write!(out, "{:width$}", adversary.name())?;
-    }
-    writeln!(out, "{BOLD:#}")?;
-    for group in Group::ALL {
-        let members: Vec<_> = audit
-            .mappings
-            .iter()
-            .filter(|mapping| mapping.group == group)
-            .collect();
-        if !members.is_empty() {
-            row(out, group, &members)?;
-        }
-    }
-    write!(out, "{BOLD}{:KIND$}{:COUNT$}{:SIZE$}", "reachable", "", "")?;
-    for total in &audit.totals {
-        let width = width(total.adversary);
-        write!(out, "{:width$}", size(total.reachable_bytes))?;
-    }
-    writeln!(out, "{BOLD:#}")?;
-    writeln!(
-        out,
-        "\n{RED}REACH{RED:#} all of it   {YELLOW}mixed{YELLOW:#} some of it   {GREEN}kept{GREEN:#} none of it   \
-         {YELLOW}?{YELLOW:#} cannot be told   {DIM}–{DIM:#} nothing of its own there"
-    )
-}
-
-fn row(out: &mut impl Write, group: Group, members: &[&Audited]) -> io::Result<()> {
-    let own: u64 = members.iter().map(|mapping| mapping.own_pages).sum();
-    let (name, count) = (group.name(), members.len());
-    write!(out, "{name:KIND$}{count:<COUNT$}{:SIZE$}", size(own * PAGE))?;
-    for adversary in Adversary::ALL {
-        let (style, word) = cell(members, adversary);
-        let width = width(adversary);
-        write!(out, "{style}{word:width$}{style:#}")?;
-    }
-    writeln!(out)
-}
-
-/// What an adversary has of the own pages of some mappings.
-fn cell(members: &[&Audited], adversary: Adversary) -> (Style, &'static str) {
-    let any = |reach| {
-        members
-            .iter()
-            .any(|mapping| mapping.own_pages > 0 && mapping.exposure.get(adversary).reach == reach)
-    };
-    match (
-        any(Reach::Reachable),
-        any(Reach::OutOfReach),
-        any(Reach::Unknown),
-    ) {
-        (false, false, false) => (DIM, "–"),
-        (true, false, false) => (RED, "REACH"),
-        (false, true, false) => (GREEN, "kept"),
-        (true, ..) => (YELLOW, "mixed"),
-        (false, _, true) => (YELLOW, "?"),
-    }
-}
-
-/// A line for each mapping: a letter for each adversary that reaches it.
-fn mappings(out: &mut impl Write, audit: &Audit) -> io::Result<()> {
-    let letters: Vec<_> = Adversary::ALL.into_iter().map(letter).collect();
-    writeln!(
-        out,
-        "\n{BOLD}{:33}{:6}{:10}{:10}{:9}name{BOLD:#}",
-        "mapping", "may", "present", "own", "reached"
-    )?;
-    for audited in &audit.mappings {
-        let mapping = &audited.mapping;
-        let range = format!("{:012x}-{:012x}", mapping.start, mapping.end);
-        let access = String::from_utf8_lossy(&mapping.access);
-        let name = printable(&String::from_utf8_lossy(&mapping.name));
-        let present = size(audited.present_pages * PAGE);
-        let own = size(audited.own_pages * PAGE);
-        write!(out, "{DIM}{range:33}{DIM:#}{access:6}{present:10}{own:10}")?;
-        for (letter, (_, finding)) in letters.iter().zip(audited.exposure.iter()) {
-            let (style, shown) = match finding.reach {
-                _ if audited.own_pages == 0 => (DIM, '–'),
-                Reach::Reachable => (RED, *letter),
-                Reach::OutOfReach => (GREEN, '·'),
-                Reach::Unknown => (YELLOW, '?'),
-            };
-            write!(out, "{style}{shown}{style:#}")?;
-        }
-        let kind = audited.group.name();
-        if name.is_empty() {
-            writeln!(out, "  {DIM}{kind}{DIM:#}")?;
-        } else {
-            writeln!(out, "  {name}")?;
-        }
-    }
-    let legend: Vec<_> = letters
-        .iter()
-        .zip(Adversary::ALL)
-        .map(|(letter, adversary)| format!("{letter} {}", adversary.name()))
-        .collect();
-    writeln!(out, "{DIM}{}   · kept{DIM:#}", legend.join("   "))
-}
-
-fn letter(adversary: Adversary) -> char {
-    match adversary {
-        Adversary::SameUser => 'U',
-        Adversary::Root => 'R',
-        Adversary::CoreDump => 'C',
-        Adversary::Swap => 'S',
-        Adversary::ForkChild => 'F',
-        Adversary::Pin => 'P',
-        Adversary::DirectMap => 'D',
-    }
-}
-
-fn holes(out: &mut impl Write, audit: &Audit) -> io::Result<()> {
-    const LABEL: usize = 8;
-    if audit.holes.is_empty() {
-        return writeln!(
-            out,
-            "\n{GREEN}No hole of the whole process was found.{GREEN:#}"
-        );
-    }
-    writeln!(out, "\n{BOLD}holes{BOLD:#}")?;
-    for hole in &audit.holes {
-        let (style, word) = match hole.severity {
-            Severity::High => (RED, "high"),
-            Severity::Medium => (YELLOW, "medium"),
-            Severity::Low => (DIM, "low"),
+        let reach = entry.exposure.as_ref().map(|e| e.get(adversary).reach);
+        let (style, sign) = match reach {
+            None => (DIM, '·'),
+            Some(Reach::Unknown) => (YELLOW, '?'),
+            Some(Reach::OutOfReach) => (GREEN, '○'),
+            // Nothing of it can be a secret.
+            Some(Reach::Reachable) if entry.own == 0 => (DIM, '●'),
+            Some(Reach::Reachable) => (RED, '●'),
         };
-        let mut label = word;
-        let text = format!("{}: {}", hole.hole, printable(&hole.what));
-        for line in wrap(&text, WIDTH - LABEL - 2) {
-            writeln!(out, "  {style}{label:LABEL$}{style:#}{line}")?;
-            label = "";
+        write!(out, "{style}{sign}{style:#}")?;
+    }
+    let name = plain(&String::from_utf8_lossy(&mapping.name));
+    writeln!(out, " {}", tail(&name, WIDTH.saturating_sub(USED)))
+}
+
+/// The table, and what it comes to.
+pub(super) fn result(
+    out: &mut impl Write,
+    audit: &Audit,
+    groups: &Groups,
+    outcome: &Outcome,
+) -> io::Result<()> {
+    if let Some(partial) = &outcome.partial {
+        for line in wrap(&format!("Only a part: {}.", plain(partial)), WIDTH) {
+            writeln!(out, "{YELLOW}{line}{YELLOW:#}")?;
         }
-        for (place, fix) in hole.fixes.iter().enumerate() {
-            let label = if place == 0 { "fix:" } else { "or:" };
-            writeln!(
-                out,
-                "  {:LABEL$}{CYAN}{label:5}{CYAN:#}{}",
-                "",
-                printable(fix)
-            )?;
-        }
+        writeln!(out)?;
+    }
+    table(out, groups)?;
+    legend(out, audit)?;
+    summary(out, &outcome.summary)?;
+    holes(out, &outcome.holes)?;
+    if !audit.as_root {
+        writeln!(
+            out,
+            "\nRoot can see more, and try the direct map: sudo strongroom audit {}",
+            audit.process.pid
+        )?;
     }
     Ok(())
 }
 
-fn notes(out: &mut impl Write, audit: &Audit) -> io::Result<()> {
-    writeln!(out)?;
-    let direct_map = match &audit.direct_map {
-        Measured::Mappings(count) => {
-            format!("direct-map: measured on pages of {count} mappings; the rest is inferred.")
-        }
-        Measured::Inferred(why) => format!("direct-map: inferred, not measured ({why})."),
-    };
-    let injection = "Not counted: code that root injects, which reaches everything.".to_owned();
-    for note in [direct_map, injection] {
-        for line in wrap(&note, WIDTH) {
-            writeln!(out, "{DIM}{line}{DIM:#}")?;
-        }
+fn table(out: &mut impl Write, groups: &Groups) -> io::Result<()> {
+    write!(
+        out,
+        "{BOLD}{:NAME$}{:>NUMBER$}{:>NUMBER$}  ",
+        "memory", "mappings", "pages"
+    )?;
+    let [adversaries @ .., last] = Adversary::ALL;
+    for adversary in adversaries {
+        write!(out, "{:CELL$}", heading(adversary))?;
     }
-    match &audit.partial {
-        Some(why) => writeln!(out, "{YELLOW}This is not all of it: {why}.{YELLOW:#}"),
-        None => Ok(()),
+    writeln!(out, "{}{BOLD:#}", heading(last))?;
+    let counted = |group: &&Group| group.own > 0;
+    for group in groups.0.iter().filter(counted) {
+        row(out, group)?;
+    }
+    // What holds nothing of the process's own.
+    let present = groups
+        .0
+        .iter()
+        .map(|group| group.present.saturating_sub(group.own));
+    let [.., reserved] = &groups.0;
+    let rest = format!(
+        "not counted: {} of code and unchanged pages of files, {} of reserved address space",
+        size(present.sum()),
+        size(reserved.size)
+    );
+    for line in wrap(&rest, WIDTH) {
+        writeln!(out, "{DIM}{line}{DIM:#}")?;
+    }
+    writeln!(out)
+}
+
+fn label(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Stack => "stacks",
+        Kind::Program => "program data",
+        Kind::Library => "library data",
+        Kind::File => "other files",
+        Kind::Kernel => "kernel",
+        other => other.name(),
     }
 }
 
-/// Breaks `text` into lines at blanks; a word longer than a line has a line to itself.
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut line = String::new();
-    for word in text.split_whitespace() {
-        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
-            lines.push(std::mem::take(&mut line));
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
+fn row(out: &mut impl Write, group: &Group) -> io::Result<()> {
+    write!(
+        out,
+        "{:NAME$}{:>NUMBER$}{:>NUMBER$}  ",
+        label(group.kind),
+        group.counted,
+        size(group.own)
+    )?;
+    let [tallies @ .., last] = &group.tallies;
+    for tally in tallies {
+        let (style, text) = cell(tally);
+        write!(out, "{style}{text:CELL$}{style:#}")?;
     }
-    lines.push(line);
-    lines
+    let (style, text) = cell(last);
+    writeln!(out, "{style}{text}{style:#}")
+}
+
+fn cell(tally: &Tally) -> (Style, String) {
+    let of = [&tally.reachable, &tally.unknown, &tally.out_of_reach].map(|amount| amount.bytes);
+    match of {
+        [0, 0, 0] => (DIM, "·".to_owned()),
+        [0, 0, _] => (GREEN, "○".to_owned()),
+        [0, bytes, _] => (YELLOW, format!("? {}", size(bytes))),
+        [_, 0, 0] => (RED, "●".to_owned()),
+        [bytes, ..] => (RED, format!("◐ {}", size(bytes))),
+    }
+}
+
+fn legend(out: &mut impl Write, audit: &Audit) -> io::Result<()> {
+    writeln!(
+        out,
+        "{RED}●{RED:#} in reach   {RED}◐{RED:#} so much of it in reach   {GREEN}○{GREEN:#} out of reach   \
+         {YELLOW}?{YELLOW:#} cannot be told   {DIM}·{DIM:#} nothing there"
+    )?;
+    let direct = match &audit.inferred {
+        None => "direct was read through the kernel, on some pages of each mapping; the other columns are \
+                 inferred from /proc."
+            .to_owned(),
+        Some(why) => format!(
+            "All is inferred from /proc; direct could not be read: {}.",
+            plain(why)
+        ),
+    };
+    for line in wrap(&direct, WIDTH) {
+        writeln!(out, "{DIM}{line}{DIM:#}")?;
+    }
+    Ok(())
+}
+
+fn summary(out: &mut impl Write, summary: &[Tally]) -> io::Result<()> {
+    writeln!(
+        out,
+        "\n{BOLD}{:NAME$}{:>NUMBER$}{:>NUMBER$}{:>NUMBER$}{BOLD:#}",
+        "who reaches", "in reach", "out of", "unknown"
+    )?;
+    for tally in summary {
+        let amounts = [&tally.reachable, &tally.out_of_reach, &tally.unknown].map(|a| a.bytes);
+        write!(out, "{:NAME$}", tally.adversary.name())?;
+        for (bytes, style) in amounts.into_iter().zip([RED, GREEN, YELLOW]) {
+            let style = if bytes == 0 { DIM } else { style };
+            write!(out, "{style}{:>NUMBER$}{style:#}", size(bytes))?;
+        }
+        writeln!(out, "  {DIM}{}{DIM:#}", by(tally.adversary))?;
+    }
+    Ok(())
+}
+
+fn holes(out: &mut impl Write, holes: &[Hole]) -> io::Result<()> {
+    const SEVERITY: usize = 8;
+    const FIX: &str = "fix: ";
+    if holes.is_empty() {
+        return writeln!(out, "\n{GREEN}No hole was found.{GREEN:#}");
+    }
+    writeln!(out, "\n{BOLD}holes{BOLD:#}")?;
+    for hole in holes {
+        let style = match hole.severity {
+            Severity::High => RED,
+            Severity::Medium => YELLOW,
+            Severity::Low => DIM,
+        };
+        let mut severity = hole.severity.name();
+        for line in wrap(&plain(&hole.what), WIDTH - SEVERITY) {
+            writeln!(out, "{style}{severity:SEVERITY$}{style:#}{line}")?;
+            severity = "";
+        }
+        let mut label = FIX;
+        for way in plain(&hole.fix).split("; ") {
+            for line in wrap(way, WIDTH - SEVERITY - FIX.len()) {
+                let pad = FIX.len();
+                writeln!(out, "{:SEVERITY$}{CYAN}{label:pad$}{CYAN:#}{line}", "")?;
+                label = "";
+            }
+        }
+    }
+    Ok(())
 }

@@ -4,6 +4,7 @@ use anstyle::{AnsiColor, Style};
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use strongroom_probe::scan::{Hit, Place, Report, Subject, Target};
+use strongroom_probe::size::size;
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -160,15 +161,6 @@ fn verdict(out: &mut impl Write, report: &Report) -> io::Result<()> {
         _ => (RED, format!("{hits} hits.")),
     };
     writeln!(out, "\n{style}{text}{style:#}")
-}
-
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..0x400 => format!("{bytes} bytes"),
-        0x400..0x10_0000 => format!("{} KiB", bytes >> 10),
-        0x10_0000..0x2_8000_0000 => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
-        _ => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
-    }
 }
 
 /// Two digits a byte.

@@ -137,6 +137,29 @@ impl Reader {
         }
     }
 
+    /// Whether the kernel can read the page of process `pid` at `address`; what it reads stays there.
+    ///
+    /// # Errors
+    /// As of [`Self::read`].
+    pub fn sees(&self, pid: i32, address: u64) -> Result<bool, Refusal> {
+        Pages::of(pid)?.steady(address, |frame| {
+            let place = linear(self.base, frame);
+            Ok(reaches(&self.kernel, place)?
+                || match self.image.address(frame)? {
+                    Some(address) => reaches(&self.kernel, address)?,
+                    None => false,
+                })
+        })
+    }
+
+    /// [`Self::fades`] for the page of process `pid` at `address`.
+    ///
+    /// # Errors
+    /// As of [`Self::read`].
+    pub fn sight_fades(&self, pid: i32, address: u64, patience: Duration) -> Result<bool, Refusal> {
+        self.fades(Pages::of(pid)?.frame(address)?, patience)
+    }
+
     /// Whether a frame that was read is read no longer within `patience`: then it was by a
     /// translation that the kernel did not flush, which was pushed out here.
     ///
@@ -185,14 +208,24 @@ fn linear(base: u64, frame: u64) -> u64 {
     base.wrapping_add(frame.wrapping_mul(PAGE as u64))
 }
 
+fn reaches(kernel: &KernelReader, address: u64) -> Result<bool, Refusal> {
+    match kernel.reach(address) {
+        Ok(()) => Ok(true),
+        Err(Errno::FAULT) => Ok(false),
+        Err(error) => Err(unread(address, error)),
+    }
+}
+
+fn unread(address: u64, error: Errno) -> Refusal {
+    Refusal::new(format!("the kernel's read of {address:#x}: {error}"))
+}
+
 fn read_page(kernel: &KernelReader, address: u64) -> Result<Option<[u8; PAGE]>, Refusal> {
     let mut page = [0; PAGE];
     match kernel.read(address, &mut page) {
         Ok(()) => Ok(Some(page)),
         Err(Errno::FAULT) => Ok(None),
-        Err(error) => Err(Refusal::new(format!(
-            "the kernel's read of {address:#x}: {error}"
-        ))),
+        Err(error) => Err(unread(address, error)),
     }
 }
 

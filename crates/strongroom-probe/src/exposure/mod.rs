@@ -139,6 +139,18 @@ pub enum Refusal {
         /// Its name.
         name: String,
     },
+    /// Its first thread has ended, and its memory is to be found under another thread's number.
+    #[error(
+        "the first thread of process {pid} ({name}) has ended; thread {thread} goes on with its memory"
+    )]
+    Headless {
+        /// The process.
+        pid: i32,
+        /// Its name.
+        name: String,
+        /// A thread that has not ended.
+        thread: i32,
+    },
     /// The kernel does not let this user look.
     #[error("{file} of process {pid} ({name}) may not be read: {error}")]
     Denied {

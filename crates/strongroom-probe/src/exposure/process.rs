@@ -89,7 +89,7 @@ pub(crate) struct Identity {
     name: String,
     /// When it started, in ticks.
     started: u64,
-    /// Where its code and its stack start; 0 for those who may not know.
+    /// Where its code and its stack start; 1 for those who may not know.
     layout: (u64, u64),
 }
 
@@ -152,14 +152,19 @@ impl Identity {
             let name = stat.name;
             return Err(Refusal::KernelThread { pid, name });
         }
-        if matches!(stat.state(), "Z" | "X") {
+        let layout = (stat.field(26), stat.field(28));
+        // Its memory goes before it is a zombie.
+        if matches!(stat.state(), "Z" | "X") || layout == (0, 0) {
             let name = stat.name;
-            return Err(Refusal::Zombie { pid, name });
+            return Err(match living_thread(pid) {
+                Some(thread) => Refusal::Headless { pid, name, thread },
+                None => Refusal::Zombie { pid, name },
+            });
         }
         Ok(Self {
             pid,
             started: stat.field(22),
-            layout: (stat.field(26), stat.field(28)),
+            layout,
             name: stat.name,
         })
     }
@@ -301,6 +306,16 @@ impl Status {
                 line: key.to_owned(),
             })
     }
+}
+
+/// A thread, other than the first, that has not ended.
+fn living_thread(pid: i32) -> Option<i32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    threads
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|thread| *thread != pid)
+        .find(|thread| Stat::of(*thread).is_ok_and(|stat| !matches!(stat.state(), "Z" | "X")))
 }
 
 /// Soft and hard RLIMIT_CORE of /proc/PID/limits.

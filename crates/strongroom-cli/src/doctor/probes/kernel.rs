@@ -1,10 +1,11 @@
 //! What the kernel and the C library bring along.
 
 use super::super::check::{Check, Part, Status, Text};
-use super::{NO_PROC, field, read, size};
+use super::{NO_PROC, field, read};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use strongroom_probe::size::size;
 use strongroom_sys::{Errno, syscall_trap};
 
 /// The state of the direct map.

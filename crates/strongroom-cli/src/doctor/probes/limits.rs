@@ -1,10 +1,11 @@
 //! How much secret memory there can be.
 
 use super::super::check::{Check, Part, Status, Text};
-use super::{number, read, size};
+use super::{number, read};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use strongroom_core::Reason;
+use strongroom_probe::size::size;
 use strongroom_sys::limits::{self, Resource, Rlimit};
 use strongroom_sys::process;
 

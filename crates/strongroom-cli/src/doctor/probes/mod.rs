@@ -87,34 +87,9 @@ fn boot_option(key: &str) -> Option<String> {
         .last()
 }
 
-/// A size as people write it.
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-    let mut unit = 0;
-    let mut scaled = bytes as f64;
-    while scaled >= 1024.0 && unit + 1 < UNITS.len() {
-        scaled /= 1024.0;
-        unit += 1;
-    }
-    if scaled.fract() == 0.0 || scaled >= 100.0 {
-        format!("{scaled:.0} {}", UNITS[unit])
-    } else {
-        format!("{scaled:.1} {}", UNITS[unit])
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_for_people() {
-        assert_eq!(size(0), "0 bytes");
-        assert_eq!(size(65_536), "64 KiB");
-        assert_eq!(size(8 << 20), "8 MiB");
-        assert_eq!(size(1536), "1.5 KiB");
-        assert_eq!(size(26 * (1 << 30)), "26 GiB");
-    }
 
     #[test]
     fn fields_are_found_by_their_whole_name() {

@@ -1,8 +1,9 @@
 //! What happens to memory that is not secret, which a program's copies of a secret may reach.
 
 use super::super::check::{Check, Part, Status, Text};
-use super::{boot_option, number, read, size};
+use super::{boot_option, number, read};
 use std::path::Path;
+use strongroom_probe::size::size;
 use strongroom_sys::limits::{self, Resource};
 
 /// Swap devices.
