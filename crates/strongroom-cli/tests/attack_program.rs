@@ -23,7 +23,12 @@ const STAY: &str = "import time; time.sleep(1000)\n";
 fn attack(room: &Room, options: &[&str], command: &[&str]) -> Transcript {
     let copy = room.copy(STRONGROOM.as_ref(), "attacker");
     let mut attack = room.plain(copy);
-    attack.arg("attack").args(options).arg("--").args(command);
+    attack.arg("attack").args(options);
+    if !command.is_empty() && !options.contains(&"--wait") {
+        // The machine may have much else to do.
+        attack.args(["--wait", "100"]);
+    }
+    attack.arg("--").args(command);
     let transcript = room.run(&mut attack);
     assert_eq!(left(), Vec::<String>::new(), "{transcript}");
     transcript
