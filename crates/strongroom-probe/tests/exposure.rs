@@ -6,6 +6,7 @@ mod marked;
 mod subject;
 
 use marked::{NOBODY, is_root, skip};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
@@ -257,40 +258,42 @@ fn the_victim_itself() {
     marked::be_victim();
 }
 
+/// A child that ends with the test, whatever comes of it.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_process_that_ends_or_execs_meanwhile_is_told() {
-    let mut child = Command::new("sh")
-        .args(["-c", "read x; exec sleep 1000"])
+    // It says when it is there: amid its exec it would be told to be replaced.
+    let child = Command::new("sh")
+        .args(["-c", "echo ready; read x; exec cat"])
         .stdin(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let pid = child.id() as i32;
-    let started = || std::fs::read_link(format!("/proc/{pid}/exe"));
-    let program = loop {
-        let program = started().unwrap();
-        if program != std::env::current_exe().unwrap() {
-            break program;
-        }
-    };
+        .stdout(std::process::Stdio::piped())
+        .spawn();
+    let mut child = Ended(child.unwrap());
+    let pid = child.0.id() as i32;
+    let mut stdin = child.0.stdin.take().unwrap();
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
     let process = Process::read(pid).unwrap();
     let mut walk = exposure::mappings(pid).unwrap();
     let first = walk.next().unwrap().unwrap();
     assert!(!first.is_empty());
-    drop(child.stdin.take().map(|mut stdin| {
-        std::io::Write::write_all(&mut stdin, b"\n").unwrap();
-        stdin
-    }));
-    while started().unwrap() == program {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    stdin.write_all(b"\nreplaced\n").unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "replaced");
     let last = walk.last().unwrap().unwrap_err();
     assert!(matches!(last, Refusal::Replaced(_)), "{last}");
     assert!(matches!(process.still(), Err(Refusal::Replaced(_))));
 
     let walk = exposure::mappings(pid).unwrap();
     let process = Process::read(pid).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(child);
     assert!(matches!(process.still(), Err(Refusal::Ended(_))));
     let last = walk.last().unwrap().unwrap_err();
     assert!(matches!(last, Refusal::Ended(_)), "{last}");

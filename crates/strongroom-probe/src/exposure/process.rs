@@ -152,9 +152,8 @@ impl Identity {
             let name = stat.name;
             return Err(Refusal::KernelThread { pid, name });
         }
-        let layout = (stat.field(26), stat.field(28));
-        // Its memory goes before it is a zombie.
-        if matches!(stat.state(), "Z" | "X") || layout == (0, 0) {
+        // Its memory, and so its size, goes before it is a zombie.
+        if matches!(stat.state(), "Z" | "X") || stat.field(23) == 0 {
             let name = stat.name;
             return Err(match living_thread(pid) {
                 Some(thread) => Refusal::Headless { pid, name, thread },
@@ -164,7 +163,7 @@ impl Identity {
         Ok(Self {
             pid,
             started: stat.field(22),
-            layout,
+            layout: (stat.field(26), stat.field(28)),
             name: stat.name,
         })
     }
