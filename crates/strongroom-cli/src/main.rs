@@ -12,8 +12,10 @@ mod failure;
 mod given;
 mod locate;
 mod pages;
+mod progress;
 mod run;
 mod scan;
+mod style;
 mod wrap;
 
 use args::{Cli, Command};

@@ -1,7 +1,8 @@
 //! The table that people read, 100 columns wide: attacks down, victims across.
 
+use crate::style::{BOLD, CYAN, DIM, GREEN, RED, YELLOW};
 use crate::wrap::wrap;
-use anstyle::{AnsiColor, Style};
+use anstyle::Style;
 use std::io::{self, Write};
 use strongroom_probe::attack::{Attack, Report, Verdict, attackers};
 
@@ -10,20 +11,6 @@ const NAME: usize = 16;
 const PROTECTION: usize = 15;
 /// The narrowest column of a victim.
 const CELL: usize = 10;
-
-const BOLD: Style = Style::new().bold();
-const DIM: Style = Style::new().dimmed();
-
-const fn coloured(color: AnsiColor) -> Style {
-    Style::new()
-        .bold()
-        .fg_color(Some(anstyle::Color::Ansi(color)))
-}
-
-const GREEN: Style = coloured(AnsiColor::Green);
-const RED: Style = coloured(AnsiColor::Red);
-const YELLOW: Style = coloured(AnsiColor::Yellow);
-const CYAN: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Cyan)));
 
 /// Writes all of it.
 pub(super) fn table(out: &mut impl Write, report: &Report, root: bool) -> io::Result<()> {

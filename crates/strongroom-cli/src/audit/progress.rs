@@ -1,61 +1,37 @@
-//! A bar on a terminal, by how much of the process's memory was seen.
+//! How much of the process's memory was seen.
 
-use std::io::{self, IsTerminal, Write};
-use std::time::{Duration, Instant};
+use crate::progress::Bar;
 use strongroom_probe::audit::Entry;
 
-const WIDTH: usize = 30;
-/// A short audit shows none.
-const PATIENCE: Duration = Duration::from_millis(300);
-const BETWEEN: Duration = Duration::from_millis(50);
-
 pub(super) struct Progress {
-    /// What the process has present, in bytes; 0 where nothing is to be shown.
+    /// What the process has present, in bytes.
     whole: u64,
     seen: u64,
     mappings: u64,
-    due: Instant,
-    shown: bool,
+    bar: Bar,
 }
 
 impl Progress {
     pub(super) fn new(pid: i32) -> Self {
-        let whole = if io::stderr().is_terminal() {
-            present(pid).unwrap_or_default()
-        } else {
-            0
-        };
+        let bar = Bar::new();
+        let whole = if bar.is_seen() { present(pid) } else { None };
         Self {
-            whole,
+            whole: whole.unwrap_or_default(),
             seen: 0,
             mappings: 0,
-            due: Instant::now() + PATIENCE,
-            shown: false,
+            bar,
         }
     }
 
     pub(super) fn add(&mut self, entry: &Entry) {
         self.seen += entry.present();
         self.mappings += 1;
-        if self.whole == 0 || Instant::now() < self.due {
-            return;
-        }
-        self.due = Instant::now() + BETWEEN;
-        self.shown = true;
-        let part = (self.seen.min(self.whole) as f64 / self.whole as f64 * WIDTH as f64) as usize;
-        let bar = "█".repeat(part);
-        // Whoever cannot be told goes on without.
-        let _ = write!(
-            io::stderr(),
-            "\r\x1b[K{bar:░<WIDTH$} {} mappings",
-            self.mappings
-        );
+        let text = format_args!("{} mappings", self.mappings);
+        self.bar.show(self.seen, self.whole, text);
     }
 
     pub(super) fn clear(&mut self) {
-        if std::mem::take(&mut self.shown) {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
+        self.bar.clear();
     }
 }
 

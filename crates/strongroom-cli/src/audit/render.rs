@@ -2,8 +2,9 @@
 
 use super::groups::{Group, Groups};
 use super::text::{head as cut, plain, size, tail};
+use crate::style::{BOLD, CYAN, DIM, GREEN, RED, YELLOW};
 use crate::wrap::wrap;
-use anstyle::{AnsiColor, Color, Style};
+use anstyle::Style;
 use std::io::{self, Write};
 use strongroom_probe::audit::{Audit, Entry, Hole, Kind, Outcome, Severity, Tally};
 use strongroom_probe::exposure::{Adversary, Reach};
@@ -12,18 +13,6 @@ const WIDTH: usize = 100;
 const NAME: usize = 14;
 const NUMBER: usize = 9;
 const CELL: usize = 9;
-
-const BOLD: Style = Style::new().bold();
-const DIM: Style = Style::new().dimmed();
-
-const fn coloured(color: AnsiColor) -> Style {
-    Style::new().bold().fg_color(Some(Color::Ansi(color)))
-}
-
-const GREEN: Style = coloured(AnsiColor::Green);
-const RED: Style = coloured(AnsiColor::Red);
-const YELLOW: Style = coloured(AnsiColor::Yellow);
-const CYAN: Style = coloured(AnsiColor::Cyan);
 
 /// A column's heading.
 const fn heading(adversary: Adversary) -> &'static str {

@@ -1,8 +1,9 @@
 //! The table that people read, 80 columns wide.
 
 use super::check::{Check, Part, Report, Status};
+use crate::style::{BOLD, CYAN, DIM, GREEN, RED, YELLOW};
 use crate::wrap::wrap;
-use anstyle::{AnsiColor, Style};
+use anstyle::Style;
 use std::io::{self, Write};
 use strongroom_core::Level;
 
@@ -12,21 +13,12 @@ const NAME: usize = 15;
 /// Where values start.
 const INDENT: usize = 2 + STATUS + NAME;
 
-const BOLD: Style = Style::new().bold();
-const DIM: Style = Style::new().dimmed();
-
-const fn coloured(color: AnsiColor) -> Style {
-    Style::new()
-        .bold()
-        .fg_color(Some(anstyle::Color::Ansi(color)))
-}
-
 const fn style(status: Status) -> Style {
-    coloured(match status {
-        Status::Ok => AnsiColor::Green,
-        Status::Limited => AnsiColor::Yellow,
-        Status::Missing => AnsiColor::Red,
-    })
+    match status {
+        Status::Ok => GREEN,
+        Status::Limited => YELLOW,
+        Status::Missing => RED,
+    }
 }
 
 /// Writes all of it.
@@ -60,7 +52,7 @@ fn row(out: &mut impl Write, check: &Check) -> io::Result<()> {
 /// The ways to mend it, each on a line of its own that can be copied.
 fn fix(out: &mut impl Write, text: &str) -> io::Result<()> {
     const LABEL: &str = "fix: ";
-    let style = coloured(AnsiColor::Cyan);
+    let style = CYAN;
     let mut label = LABEL;
     for way in text.split("; ") {
         for line in wrap(way, WIDTH - INDENT - LABEL.len()) {

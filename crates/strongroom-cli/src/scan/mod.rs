@@ -1,12 +1,11 @@
 //! `strongroom scan`: key material in memory, and where it is.
 
-mod progress;
 mod render;
 
 use crate::args::{ScanArgs, WhatArg};
 use crate::failure::Failure;
 use crate::given;
-use progress::Progress;
+use crate::progress::Bar;
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::Path;
@@ -40,8 +39,11 @@ pub(crate) fn run(args: &ScanArgs) -> Result<u8, Failure> {
             "name a key by --key or bytes by --pattern",
         ));
     }
-    let mut progress = Progress::new();
-    let mut step = |done, total| progress.show(done, total);
+    let mut progress = Bar::new();
+    let mut step = |done, total| {
+        let text = format_args!("{} of {} MiB", done >> 20, total >> 20);
+        progress.show(done, total, text);
+    };
     let report = match pid {
         Some(pid) => scan.process(pid, &mut step),
         None => scan.file(Path::new(&args.target), &mut step),

@@ -1,23 +1,10 @@
 //! What people read: hits by key, and under each by mapping, 100 columns wide.
 
-use anstyle::{AnsiColor, Style};
+use crate::style::{BOLD, DIM, GREEN, RED, YELLOW};
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use strongroom_probe::scan::{Hit, Place, Report, Subject, Target};
 use strongroom_probe::size::size;
-
-const BOLD: Style = Style::new().bold();
-const DIM: Style = Style::new().dimmed();
-
-const fn coloured(color: AnsiColor) -> Style {
-    Style::new()
-        .bold()
-        .fg_color(Some(anstyle::Color::Ansi(color)))
-}
-
-const GREEN: Style = coloured(AnsiColor::Green);
-const RED: Style = coloured(AnsiColor::Red);
-const YELLOW: Style = coloured(AnsiColor::Yellow);
 
 /// Hits of one mapping that are told one by one; the others are counted.
 const MOST: usize = 20;

@@ -1,20 +1,22 @@
-//! A bar on a terminal.
+//! A bar on a terminal, for work that takes long.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 const WIDTH: u64 = 30;
+/// Short work shows none, and long work not all the time.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The bar; nothing where standard error is no terminal.
-pub(super) struct Progress {
+pub(crate) struct Bar {
     is_terminal: bool,
     last: Instant,
     shown: bool,
 }
 
-impl Progress {
-    pub(super) fn new() -> Self {
+impl Bar {
+    pub(crate) fn new() -> Self {
         Self {
             is_terminal: io::stderr().is_terminal(),
             last: Instant::now(),
@@ -22,28 +24,30 @@ impl Progress {
         }
     }
 
-    /// So many bytes of so many are done.
-    pub(super) fn show(&mut self, done: u64, total: u64) {
+    /// Whether anybody sees it.
+    pub(crate) fn is_seen(&self) -> bool {
+        self.is_terminal
+    }
+
+    /// So much of so much is done.
+    pub(crate) fn show(&mut self, done: u64, total: u64, text: impl fmt::Display) {
         if !self.is_terminal || self.last.elapsed() < PAUSE {
             return;
         }
         self.last = Instant::now();
         self.shown = true;
-        let full = (done.min(total) * WIDTH).checked_div(total).unwrap_or(0);
-        let bar: String = (0..WIDTH)
+        let part = u128::from(done.min(total)) * u128::from(WIDTH);
+        let full = part.checked_div(u128::from(total)).unwrap_or(0);
+        let bar: String = (0..u128::from(WIDTH))
             .map(|at| if at < full { '█' } else { '░' })
             .collect();
         // Whoever cannot be told goes on without.
-        let _ = write!(
-            io::stderr(),
-            "\r\x1b[K{bar} {} of {} MiB",
-            done >> 20,
-            total >> 20
-        );
+        let _ = write!(io::stderr(), "\r\x1b[K{bar} {text}");
     }
 
-    pub(super) fn clear(&mut self) {
-        if self.shown {
+    /// Takes it away.
+    pub(crate) fn clear(&mut self) {
+        if std::mem::take(&mut self.shown) {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
