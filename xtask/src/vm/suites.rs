@@ -43,11 +43,12 @@ const SCOPE_0: &str =
     "[ ! -e /proc/sys/kernel/yama ] || echo 0 > /proc/sys/kernel/yama/ptrace_scope";
 const SCOPE_1: &str = "echo 1 > /proc/sys/kernel/yama/ptrace_scope";
 
-/// Root can make every attack: one that was skipped is noted.
+/// Root can make every attack: one that was skipped is noted. But memory that is no heap's has no
+/// pointer to free twice, and an emulated clock does not tell what is cached.
 const EVERYTHING: &str = "\
 set -o pipefail
 strongroom attack | tee /tmp/table || exit
-grep -E '^[a-z-]+ +[A-Z].* skipped' /tmp/table | while read -r row; do echo \"attack: $row\" >> $STRONGROOM_SKIP_LOG; done
+grep -E '^[a-z-]+ +[A-Z].* skipped' /tmp/table | grep -vE '^(overflow-double|cache) ' | while read -r row; do echo \"attack: $row\" >> $STRONGROOM_SKIP_LOG; done
 rm /tmp/table";
 
 /// Both of strongroom's receipts claim NoInject, and the attack on it is held.
