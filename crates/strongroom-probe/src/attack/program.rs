@@ -145,13 +145,16 @@ impl Running {
     ) -> Result<(), NotFound> {
         let log = Log::new(&self.directory, "then");
         loop {
+            // A program that goes into the background has another process by now.
+            let first = processes(ground).first().copied();
+            let pid = first.unwrap_or(self.child.id().cast_signed());
             let mut command = ground.start("/bin/sh", false);
             prepare(&mut command, ground, &self.directory, &log);
             command
                 .stdin(Stdio::null())
                 .arg("-c")
                 .arg(then)
-                .env(PID, self.child.id().to_string())
+                .env(PID, pid.to_string())
                 .env(DIRECTORY, &self.directory);
             let mut shell = command
                 .spawn()
