@@ -9,10 +9,12 @@
 //! * [`Reason`]: why a protection is missing, with the cause and the fix in words.
 //! * [`Receipt`]: asked, held, missing and why.
 //! * [`pool::RunPool`]: which pages of an address range are free, in O(log n).
+//! * [`page::PageStates`]: which pages of a guest are private, shared, or on the way.
 
 #![no_std]
 
 pub mod level;
+pub mod page;
 pub mod pool;
 pub mod protection;
 pub mod reason;

@@ -188,6 +188,30 @@ pub fn touch(start: *const u8, len: usize) -> Result<(), usize> {
     Ok(())
 }
 
+/// mbind(2) with MPOL_BIND: memory that comes to the range comes from these NUMA nodes, where bit n is
+/// node n. Of a shared mapping of a memfd, this is the file's policy for all who map it.
+///
+/// # Errors
+/// EINVAL for no node, or one that is not there.
+///
+/// # Safety
+/// The range must be the caller's.
+pub unsafe fn bind(start: *mut u8, len: usize, nodes: u64) -> Result<(), Errno> {
+    // The kernel reads one bit less than it is told (mm/mempolicy.c, get_nodes).
+    let bits = u64::BITS as usize + 1;
+    let arguments = [
+        start as usize,
+        len,
+        libc::MPOL_BIND as usize,
+        &raw const nodes as usize,
+        bits,
+        0,
+    ];
+    // SAFETY: the kernel reads one word of node bits; no contents change.
+    raw::check(unsafe { raw::syscall(libc::SYS_mbind as usize, arguments) })?;
+    Ok(())
+}
+
 /// mincore(2): one byte a page into `resident`, its low bit set where the page is present.
 ///
 /// # Errors

@@ -27,6 +27,37 @@ pub fn set_mask(mask: Mask) -> Result<Mask, Errno> {
     Ok(before)
 }
 
+/// Unblocks one signal for this thread.
+///
+/// # Errors
+/// None in practice.
+pub fn unblock(signal: i32) -> Result<(), Errno> {
+    let mask = only(signal);
+    let arguments = [
+        libc::SIG_UNBLOCK as usize,
+        &raw const mask as usize,
+        0,
+        SIZE,
+        0,
+        0,
+    ];
+    // SAFETY: the pointer leads to a Mask that outlives the call; no old mask is asked for.
+    raw::check(unsafe { raw::syscall(libc::SYS_rt_sigprocmask as usize, arguments) })?;
+    Ok(())
+}
+
+/// Sends a signal to a thread of this process (tgkill(2)).
+///
+/// # Errors
+/// ESRCH where it has ended, EAGAIN past RLIMIT_SIGPENDING.
+pub fn send_to_thread(thread: i32, signal: i32) -> Result<(), Errno> {
+    let process = crate::process::id();
+    let arguments = [process as usize, thread as usize, signal as usize, 0, 0, 0];
+    // SAFETY: no memory is involved; what the signal does is what its action says.
+    raw::check(unsafe { raw::syscall(libc::SYS_tgkill as usize, arguments) })?;
+    Ok(())
+}
+
 /// The set that holds one signal.
 pub const fn only(signal: i32) -> Mask {
     1 << (signal - 1)

@@ -8,7 +8,10 @@ use rustix::mm::UserfaultfdFlags;
 const UFFD_API: u64 = 0xaa;
 const UFFDIO_API: usize = 0xc018_aa3f;
 const UFFDIO_REGISTER: usize = 0xc020_aa00;
+const UFFDIO_POISON: usize = 0xc020_aa08;
 const MODE_MISSING: u64 = 1;
+const MODE_WP: u64 = 2;
+const FEATURE_POISON: u64 = 1 << 14;
 /// Unprivileged processes may handle faults from user mode only (Linux 5.11).
 const UFFD_USER_MODE_ONLY: u32 = 1;
 
@@ -21,6 +24,40 @@ const UFFD_USER_MODE_ONLY: u32 = 1;
 /// # Errors
 /// ENOSYS, EPERM where it is not allowed; EINVAL for other memory.
 pub fn hold(start: *mut u8, len: usize) -> Result<OwnedFd, Errno> {
+    register(start, len, 0, MODE_MISSING)
+}
+
+/// Makes a range one whose pages can be [poisoned](poison) while the descriptor is open. Faults
+/// in it go on as ever. When the descriptor is closed, what is poisoned stays so.
+///
+/// # Errors
+/// ENOSYS, EPERM where it is not allowed; EINVAL before Linux 6.6 or for memory other than anonymous,
+/// shmem and hugetlb memory.
+pub fn allow_poison(start: *mut u8, len: usize) -> Result<OwnedFd, Errno> {
+    // Of the ways to register, write protection alone leaves all faults as they are.
+    register(start, len, FEATURE_POISON, MODE_WP)
+}
+
+/// Makes pages raise SIGBUS when they are touched through this mapping, and EFAULT or EHWPOISON when a
+/// system call does. Memory that is behind them, and other mappings of it, stay as they are. Tells how
+/// many bytes are done where it does not get to the end: EEXIST for a page that is present
+/// or poisoned already.
+///
+/// # Errors
+/// The bytes done, and why it went no further.
+pub fn poison(fd: &OwnedFd, start: *mut u8, len: usize) -> Result<(), (usize, Errno)> {
+    // struct uffdio_poison: start, len, mode, updated.
+    let mut argument = [start as u64, len as u64, 0, 0];
+    let result = control(fd, UFFDIO_POISON, &mut argument);
+    // A negative count is the error once more.
+    let done = usize::try_from(argument[3].cast_signed()).unwrap_or(0);
+    match result {
+        Ok(()) => Ok(()),
+        Err(errno) => Err((done, errno)),
+    }
+}
+
+fn register(start: *mut u8, len: usize, features: u64, mode: u64) -> Result<OwnedFd, Errno> {
     let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
     // SAFETY: the descriptor stays here and is only used to make threads wait.
     let fd = match unsafe { rustix::mm::userfaultfd(flags) } {
@@ -32,12 +69,12 @@ pub fn hold(start: *mut u8, len: usize) -> Result<OwnedFd, Errno> {
         result => result,
     }?;
     // struct uffdio_api: api, features, ioctls.
-    control(&fd, UFFDIO_API, &mut [UFFD_API, 0, 0])?;
+    control(&fd, UFFDIO_API, &mut [UFFD_API, features, 0])?;
     // struct uffdio_register: start, len, mode, ioctls.
     control(
         &fd,
         UFFDIO_REGISTER,
-        &mut [start as u64, len as u64, MODE_MISSING, 0],
+        &mut [start as u64, len as u64, mode, 0],
     )?;
     Ok(fd)
 }

@@ -1,0 +1,100 @@
+//! Ordinary memory of a regular virtual machine: everything is shared, for good (D4). A monitor that
+//! misbehaves loses no more than its own hardening.
+
+use super::{Backing, Limit};
+use crate::kvm::{Machine, Slot, Source};
+use crate::mapping::Mapping;
+use crate::{Contents, Error};
+use core::ops::Range;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::MemfdFlags;
+use std::sync::Arc;
+use strongroom_core::page::Side;
+use strongroom_core::{Protections, Reason, Receipt};
+
+/// Pages of a memfd, all of them shared.
+#[derive(Debug)]
+pub struct Plain {
+    mapping: Mapping,
+    file: OwnedFd,
+}
+
+impl Plain {
+    /// Memory of `len` bytes; pages are there when they are touched.
+    ///
+    /// # Errors
+    /// A length that is not whole pages; what memfd_create(2), ftruncate(2) and mmap(2) say.
+    pub fn new(len: usize) -> Result<Self, Error> {
+        super::whole_pages(len)?;
+        let file = rustix::fs::memfd_create(c"strongroom-guest", MemfdFlags::CLOEXEC)
+            .map_err(Error::of("memfd_create"))?;
+        rustix::fs::ftruncate(&file, len as u64).map_err(Error::of("ftruncate"))?;
+        let mapping = Mapping::shared(&file, 0, len)?;
+        Ok(Self { mapping, file })
+    }
+}
+
+impl Backing for Plain {
+    fn name(&self) -> &'static str {
+        "plain"
+    }
+
+    fn host(&self) -> *mut u8 {
+        self.mapping.start()
+    }
+
+    fn len(&self) -> usize {
+        self.mapping.len()
+    }
+
+    fn initial(&self) -> Side {
+        Side::Shared
+    }
+
+    fn convert(&self, _pages: Range<usize>, to: Side, _contents: Contents) -> Result<(), Error> {
+        match to {
+            Side::Shared => Ok(()),
+            Side::Private => Err(Error::NeverPrivate(self.name())),
+        }
+    }
+
+    fn receipt(&self) -> Receipt {
+        let keeper = self.name();
+        Receipt::new(Protections::NO_VMM).lack(Protections::NO_VMM, Reason::KeeperLacks { keeper })
+    }
+
+    fn limits(&self) -> &'static [Limit] {
+        &[Limit::NothingPrivate]
+    }
+
+    fn guest_alias(&self) -> Option<*mut u8> {
+        Some(self.mapping.start())
+    }
+
+    fn discard(&self, pages: Range<usize>) -> Result<(), Error> {
+        crate::kvm::punch(&self.file, pages)
+    }
+
+    fn populate(&self, pages: Range<usize>) -> Result<(), Error> {
+        self.mapping.populate(pages).map_err(Error::of("madvise"))
+    }
+
+    fn lock(&self, pages: Range<usize>) -> Result<(), Error> {
+        self.mapping.lock(pages).map_err(Error::of("mlock2"))
+    }
+
+    fn bind(&self, pages: Range<usize>, nodes: u64) -> Result<(), Error> {
+        self.mapping.bind(pages, nodes).map_err(Error::of("mbind"))
+    }
+
+    fn place(&self, machine: &Arc<Machine>, start: u64) -> Result<Option<Slot>, Error> {
+        let source = Source::Address(self.mapping.start());
+        // SAFETY: the mapping is the backing's, which outlives the slot, and is used as raw memory only.
+        let slot = unsafe { machine.slots().create(start, self.len(), source) }?;
+        Ok(Some(slot))
+    }
+
+    fn shared_file(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
+    }
+}

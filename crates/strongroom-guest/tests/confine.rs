@@ -1,0 +1,74 @@
+//! A monitor that has given up its ways back. The filter is the whole process's: one test, a program of its own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod guest;
+
+use guest::{Guest, MIB, kvm, machine, skipped};
+use rustix::io::Errno;
+use strongroom_guest::backing::Pair;
+use strongroom_guest::kvm::{Limits, confine};
+use strongroom_guest::{Contents, PAGE, Side};
+use strongroom_sys::{peek, process};
+
+/// Something that a monitor which is taken over would do.
+type Way<'a> = &'a dyn Fn() -> Result<(), Errno>;
+
+#[test]
+fn the_ways_back_are_closed_and_the_guest_goes_on() {
+    let Some(kvm) = kvm() else { return };
+    let vm = machine(&kvm, 0, None).unwrap();
+    let Ok(pair) = Pair::new(&vm, 4 * MIB, Side::Private) else {
+        return skipped("no pair here");
+    };
+    let guest = Guest::new(&kvm, vm, pair, Limits::default());
+    let mut vcpu = guest.processor(0);
+    vcpu.fill(0, 1024 * PAGE / 8, 77);
+    let region = guest.region();
+    let file = region.backing().private_file().unwrap();
+    let duplicate = || rustix::io::fcntl_dupfd_cloexec(file, 0).map(drop);
+    let another = || {
+        let result = guest.machine.vm().create_vcpu(5).map(drop);
+        result.map_err(|error| Errno::from_raw_os_error(error.errno()))
+    };
+    let sregs = vcpu.vcpu.fd().get_sregs().unwrap();
+    let steer = || {
+        let result = vcpu.vcpu.fd().set_sregs(&sregs);
+        result.map_err(|error| Errno::from_raw_os_error(error.errno()))
+    };
+    let byte = 3u8;
+    let look = || {
+        let mut to = [0];
+        peek::vm_read(process::id(), &raw const byte as usize, &mut to)?;
+        assert_eq!(to, [3]);
+        Ok(())
+    };
+    // The control: all of it can be done before.
+    let ways: [(&str, Way); 4] = [
+        ("duplicate", &duplicate),
+        ("another processor", &another),
+        ("system registers", &steer),
+        ("process_vm_readv", &look),
+    ];
+    for (name, way) in ways {
+        assert_eq!(way(), Ok(()), "{name}");
+    }
+    assert_eq!(process::is_dumpable(), Ok(true));
+
+    confine(&guest.machine, &guest.ram).unwrap();
+
+    for (name, way) in ways {
+        assert_eq!(way(), Err(Errno::PERM), "{name}");
+    }
+    assert_eq!(process::is_dumpable(), Ok(false));
+    assert_eq!(process::set_dumpable(true), Err(Errno::PERM));
+    // Other threads, too.
+    let there = std::thread::spawn(|| process::set_dumpable(true));
+    assert_eq!(there.join().unwrap(), Err(Errno::PERM));
+    // What is needed goes on.
+    guest.convert(0..700, Side::Shared, Contents::Kept).unwrap();
+    guest
+        .convert(5..900, Side::Private, Contents::Kept)
+        .unwrap();
+    assert_eq!(vcpu.differs(0, 1024 * PAGE / 8, 77), None);
+}
