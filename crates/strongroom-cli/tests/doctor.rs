@@ -237,6 +237,9 @@ fn a_filter_on_memfd_secret_leaves_locked() {
         assert_eq!(keeper["data"]["reason"], reason);
         assert_eq!((status, &report["level"]), (1, &Value::from("locked")));
         assert_eq!(find(&report, "seccomp")["data"]["mode"], 2);
+        // Locked memory is each process's own: the limit is not the user's.
+        let charged = &find(&report, "memlock")["data"]["charged"];
+        assert_eq!(charged, "on mmap, to the process");
         let (status, table) = table(&mut denied());
         assert_eq!(status, 1);
         assert!(table.contains(cause), "{table}");

@@ -10,16 +10,16 @@ const LEAST: u64 = 64 * 1024;
 
 /// Raises the soft limit of locked memory to the hard one and forbids core dumps.
 ///
-/// Who may lock without a limit but by a kernel that asks for none of that (see
-/// [`charged_on_touch`]) gets no limit, where he may set it: it means the same.
+/// CAP_IPC_LOCK lifts the limit, but not of kernels that charge on touch (see [`charged_on_touch`]).
+/// There it is set to none, where that is allowed: the capability means as much.
 ///
 /// A limit that leaves too little is an error.
 pub(super) fn prepare() -> Result<(), Failure> {
-    let none = Rlimit {
+    let zero = Rlimit {
         current: Some(0),
         maximum: Some(0),
     };
-    limits::set(Resource::Core, none).map_err(|error| {
+    limits::set(Resource::Core, zero).map_err(|error| {
         Failure::new(
             format!("core dumps cannot be forbidden (RLIMIT_CORE): {error}"),
             "",
@@ -27,7 +27,7 @@ pub(super) fn prepare() -> Result<(), Failure> {
     })?;
 
     let mut lock = limits::get(Resource::Memlock);
-    if has_capability() && charged_on_touch() {
+    if lock.maximum.is_some() && has_capability() && charged_on_touch() {
         let none = Rlimit {
             current: None,
             maximum: None,

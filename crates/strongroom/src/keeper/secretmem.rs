@@ -62,7 +62,7 @@ impl Keeper for Secretmem {
     }
 
     fn settle(&self, start: *mut u8, len: usize) -> Result<bool, Reason> {
-        if !charged_on_touch() || super::lock_limit().is_none() {
+        if super::lock_limit().is_none() || !charged_on_touch() {
             return Ok(false);
         }
         memory::touch(start, len)
@@ -88,9 +88,14 @@ pub fn charged_on_touch() -> bool {
     *ANSWER.get_or_init(|| {
         let before = process::locked_bytes();
         // SAFETY: a new mapping replaces nothing.
-        let Ok(page) = (unsafe { Secretmem.map(Place::Anywhere, PAGE) }) else {
+        let page = match unsafe { Secretmem.map(Place::Anywhere, PAGE) } {
+            Ok(page) => page,
+            // There is none to be charged, or mmap itself is where the limit is met.
+            Err(Reason::NoSecretMemory | Reason::NotPermitted | Reason::LockLimit { .. }) => {
+                return false;
+            }
             // Nothing is lost by touching pages early.
-            return true;
+            Err(_) => return true,
         };
         let after = process::locked_bytes();
         // SAFETY: mapped above, and nobody has seen it.
