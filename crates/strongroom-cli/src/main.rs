@@ -10,6 +10,7 @@ mod audit;
 mod doctor;
 mod failure;
 mod given;
+mod json;
 mod locate;
 mod pages;
 mod progress;

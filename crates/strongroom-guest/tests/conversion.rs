@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod eyes;
+
+use eyes::read_by_kernel;
 use rustix::io::Errno;
 use std::time::Duration;
 use strongroom_guest::backing::{Plain, Poison};
@@ -9,17 +12,6 @@ use strongroom_guest::{Contents, Error, GuestRegion, PAGE, PageState, Side, Why,
 use vm_memory::{Bytes, GuestMemoryRegion, MemoryRegionAddress};
 
 const MIB: usize = 1 << 20;
-
-/// What the kernel says to a system call that reads a byte there.
-fn read_by_kernel(address: *const u8) -> Result<u8, Errno> {
-    let (reader, writer) = rustix::pipe::pipe().unwrap();
-    // SAFETY: the kernel looks at the byte, and says EFAULT where it cannot.
-    let byte = unsafe { std::slice::from_raw_parts(address, 1) };
-    rustix::io::write(&writer, byte)?;
-    let mut got = [0];
-    rustix::io::read(&reader, &mut got)?;
-    Ok(got[0])
-}
 
 fn poison(len: usize) -> GuestRegion {
     GuestRegion::new(0x10_0000, Poison::new(len).unwrap()).unwrap()

@@ -10,8 +10,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod eyes;
 mod guest;
 
+use eyes::read_by_kernel;
 use guest::{Guest, MIB, Processor, address, kvm, machine, skipped};
 use kvm_bindings::KVM_X86_SW_PROTECTED_VM;
 use rustix::io::Errno;
@@ -68,16 +70,6 @@ fn number(name: &str, otherwise: usize) -> usize {
     std::env::var(name).map_or(otherwise, |value| value.parse().unwrap())
 }
 
-fn seen_by_kernel(address: *const u8) -> Result<u8, Errno> {
-    let (reader, writer) = rustix::pipe::pipe().unwrap();
-    // SAFETY: the kernel looks at the byte, and says EFAULT where it cannot.
-    let byte = unsafe { std::slice::from_raw_parts(address, 1) };
-    rustix::io::write(&writer, byte)?;
-    let mut got = [0];
-    rustix::io::read(&reader, &mut got)?;
-    Ok(got[0])
-}
-
 /// Uses one block.
 fn use_block(guest: &Guest, vcpu: &mut Processor, block: &mut Block, dice: &mut Dice, done: &Done) {
     let words = block.pages * WORDS;
@@ -95,7 +87,7 @@ fn use_block(guest: &Guest, vcpu: &mut Processor, block: &mut Block, dice: &mut 
         Side::Private => {
             let page = block.page + dice.roll(block.pages);
             let at = page * PAGE + dice.roll(WORDS) * 8 + 7;
-            let seen = seen_by_kernel(view.wrapping_add(at));
+            let seen = read_by_kernel(view.wrapping_add(at));
             assert!(
                 matches!(seen, Err(Errno::FAULT | Errno::HWPOISON) | Ok(0)),
                 "{seen:?}"

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod eyes;
+
+use eyes::read_by_kernel;
 use linux_loader::loader::{BzImage, Elf, KernelLoader};
-use rustix::io::Errno;
 use std::io::{Cursor, Read, Write};
 use std::time::Duration;
 use strongroom_guest::backing::Poison;
@@ -199,17 +201,6 @@ fn bz_image(code: &[u8]) -> Vec<u8> {
     file[0x1f4..0x1f8].copy_from_slice(&(code.len() as u32 / 16).to_le_bytes());
     file.extend(code);
     file
-}
-
-/// What the kernel says to a system call that reads a byte there.
-fn read_by_kernel(address: *const u8) -> Result<u8, Errno> {
-    let (reader, writer) = rustix::pipe::pipe().unwrap();
-    // SAFETY: the kernel looks at the byte, and says EFAULT where it cannot.
-    let byte = unsafe { std::slice::from_raw_parts(address, 1) };
-    rustix::io::write(&writer, byte)?;
-    let mut got = [0];
-    rustix::io::read(&reader, &mut got)?;
-    Ok(got[0])
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod render;
 
 use crate::args::{AttackArgs, VictimArg};
 use crate::failure::{self, Failure};
+use crate::json;
 use crate::locate;
 use std::io::{self, IsTerminal, Write};
 use strongroom_core::Level;
@@ -93,12 +94,9 @@ pub(crate) fn victim(kind: VictimArg) -> u8 {
     victim::live(kind.store().as_ref())
 }
 
-fn print(report: &Report, root: bool, json: bool) -> io::Result<()> {
-    if json {
-        let mut out = io::stdout().lock();
-        serde_json::to_writer_pretty(&mut out, report)?;
-        out.write_all(b"\n")?;
-        return out.flush();
+fn print(report: &Report, root: bool, as_json: bool) -> io::Result<()> {
+    if as_json {
+        return json::print(report);
     }
     // It drops the colours where they go to no terminal, or NO_COLOR is set.
     let mut out = anstream::stdout().lock();

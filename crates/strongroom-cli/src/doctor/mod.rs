@@ -5,6 +5,7 @@ mod probes;
 mod render;
 
 use crate::failure::Failure;
+use crate::json;
 use check::Report;
 use std::io::{self, Write};
 use strongroom_core::Level;
@@ -17,12 +18,9 @@ pub(crate) fn run(json: bool) -> Result<u8, Failure> {
     Ok(u8::from(report.level != Some(Level::Hidden)))
 }
 
-fn print(report: &Report, json: bool) -> io::Result<()> {
-    if json {
-        let mut out = io::stdout().lock();
-        serde_json::to_writer_pretty(&mut out, report)?;
-        out.write_all(b"\n")?;
-        return out.flush();
+fn print(report: &Report, as_json: bool) -> io::Result<()> {
+    if as_json {
+        return json::print(report);
     }
     // It drops the colours where they go to no terminal, or NO_COLOR is set.
     let mut out = anstream::stdout().lock();

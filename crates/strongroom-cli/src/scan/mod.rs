@@ -5,6 +5,7 @@ mod render;
 use crate::args::{ScanArgs, WhatArg};
 use crate::failure::Failure;
 use crate::given;
+use crate::json;
 use crate::progress::Bar;
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -99,19 +100,16 @@ fn failure(failed: &Failed, target: &OsStr) -> Failure {
 
 fn print(report: &Report, args: &ScanArgs) -> io::Result<()> {
     if args.json {
-        let mut json = serde_json::to_value(report)?;
+        let mut value = serde_json::to_value(report)?;
         // The bytes are only in the object where they were asked for.
-        if let Some(hits) = json.get_mut("hits").and_then(|hits| hits.as_array_mut()) {
+        if let Some(hits) = value.get_mut("hits").and_then(|hits| hits.as_array_mut()) {
             for (entry, hit) in hits.iter_mut().zip(&report.hits) {
                 if let (Some(entry), Some(bytes)) = (entry.as_object_mut(), &hit.bytes) {
                     entry.insert("bytes".to_owned(), render::hexadecimal(bytes).into());
                 }
             }
         }
-        let mut out = io::stdout().lock();
-        serde_json::to_writer_pretty(&mut out, &json)?;
-        out.write_all(b"\n")?;
-        return out.flush();
+        return json::print(&value);
     }
     let mut out = anstream::stdout().lock();
     render::report(&mut out, report)?;

@@ -175,9 +175,7 @@ impl Backing for Attributes {
     }
 
     fn discard(&self, pages: Range<usize>) -> Result<(), Error> {
-        // A page has contents on its own side alone.
-        self.punch(Side::Private, pages.clone())?;
-        self.punch(Side::Shared, pages)
+        moving::discard(self, pages)
     }
 
     fn shared_file(&self) -> Option<BorrowedFd<'_>> {

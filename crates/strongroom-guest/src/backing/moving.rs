@@ -44,6 +44,12 @@ fn parts(pages: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
+/// Drops the contents of pages, which have some on their own side alone.
+pub(super) fn discard(sides: &impl Sides, pages: Range<usize>) -> Result<(), Error> {
+    sides.punch(Side::Private, pages.clone())?;
+    sides.punch(Side::Shared, pages)
+}
+
 /// Converts a run of pages.
 pub(super) fn convert<S: Sides>(
     sides: &S,
