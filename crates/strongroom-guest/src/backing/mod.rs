@@ -199,21 +199,19 @@ impl Backing for Box<dyn Backing> {
     }
 }
 
-/// The receipt of a backing whose private pages are in a guest_memfd: no system call, no other process
-/// and no device reaches them through the monitor, and they cannot be swapped; what of the monitor
-/// is left is among the limits.
+/// The receipt of a backing whose private pages are in a guest_memfd. No system call, no other process
+/// and no device reaches them through the monitor, and they are not swapped; but no attacker tries that
+/// yet, and what no attacker tries is not claimed.
 fn guest_memfd_receipt(keeper: &'static str) -> Receipt {
-    let held = Protections::NO_SWAP
+    let untried = Protections::NO_SWAP
         | Protections::NO_CORE_DUMP
         | Protections::NO_FORK_SHARE
         | Protections::NO_PEEK
         | Protections::NO_PIN;
-    Receipt::new(held | Protections::NO_VMM | Protections::NO_DIRECT_MAP)
-        .hold(held)
-        .lack(
-            Protections::NO_VMM | Protections::NO_DIRECT_MAP,
-            Reason::KeeperLacks { keeper },
-        )
+    let lacking = Protections::NO_VMM | Protections::NO_DIRECT_MAP;
+    Receipt::new(untried | lacking)
+        .lack(untried, Reason::NotArranged)
+        .lack(lacking, Reason::KeeperLacks { keeper })
 }
 
 /// Whether a length is whole pages, and at least one.
