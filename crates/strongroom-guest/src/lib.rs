@@ -16,15 +16,18 @@ pub mod backing;
 mod dirty;
 mod error;
 mod futex;
+mod guard;
 pub mod kvm;
 mod mapping;
 pub mod page_table;
 pub mod ram;
+mod record;
 pub mod region;
 
 pub use backing::{Backing, Limit};
 pub use error::Error;
 pub use futex::Futex;
+pub use guard::{CountedGuard, Guard};
 pub use ram::GuestRam;
 pub use region::{Contents, GuestRegion};
 pub use strongroom_core::page::{PageState, Refused, Side, Why};

@@ -7,12 +7,11 @@
 //! that are cut from it: a device that keeps one keeps the pages from becoming private, and the
 //! conversion says so.
 
-use crate::region::{Guard, GuestRegion, touched};
-use crate::{Error, PAGE};
+use crate::region::{GuestRegion, touched};
+use crate::{Error, Guard, PAGE};
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 use std::io;
-use std::rc::Rc;
 use strongroom_core::page::{Refused, Why};
 use vm_memory::bitmap::{Bitmap, BitmapSlice, WithBitmapSlice};
 use vm_memory::{
@@ -59,7 +58,7 @@ impl GuestRegion {
         let (start, length) = (bytes.start, bytes.len());
         let held = Held {
             region: Some(self),
-            guard: (length > 0).then(|| Rc::new(guard)),
+            guard: (length > 0).then_some(guard),
             start,
             end: bytes.end,
         };
@@ -74,7 +73,7 @@ impl GuestRegion {
         if bytes.start > bytes.end || bytes.end > self.len() {
             return Err(self.outside(bytes));
         }
-        Ok(self.states().guard(touched(bytes))?)
+        self.guard(bytes.clone())
     }
 
     #[cold]
@@ -145,7 +144,7 @@ pub const FEW: usize = 2;
 pub struct Held<'r> {
     region: Option<&'r GuestRegion>,
     /// None for no bytes at all.
-    guard: Option<Rc<Guard<'r>>>,
+    guard: Option<Guard<'r>>,
     /// The slice's first byte in the region.
     start: usize,
     end: usize,
@@ -155,11 +154,12 @@ impl<'r> Held<'r> {
     #[inline]
     fn from(&self, offset: usize) -> Self {
         let start = self.start.saturating_add(offset).min(self.end);
-        let guard = match &self.guard {
-            // Of a long slice, or from where it begins itself.
-            Some(guard) if offset == 0 || self.end - start > FEW * PAGE => Some(Rc::clone(guard)),
-            Some(guard) => Some(few(guard, start..self.end)),
-            None => None,
+        let guard = match (&self.guard, self.region) {
+            (Some(guard), Some(region)) if offset > 0 && self.end - start <= FEW * PAGE => {
+                Some(few(region, guard, start..self.end))
+            }
+            // From where it begins itself, or of a long slice.
+            (guard, _) => guard.clone(),
         };
         Self {
             region: self.region,
@@ -172,14 +172,13 @@ impl<'r> Held<'r> {
 
 /// A guard of the pages of a short slice.
 #[inline(never)]
-fn few<'r>(guard: &Rc<Guard<'r>>, bytes: Range<usize>) -> Rc<Guard<'r>> {
+fn few<'r>(region: &'r GuestRegion, guard: &Guard<'r>, bytes: Range<usize>) -> Guard<'r> {
     let pages = touched(&bytes);
-    if pages.len() == guard.pages().len() || pages.len() > FEW {
-        return Rc::clone(guard);
+    if pages.len() == guard.pages(region).len() || pages.len() > FEW {
+        return guard.clone();
     }
-    // Where a page has as many guards as it can have, they share.
-    let again = guard.again(pages);
-    again.map_or_else(|_| Rc::clone(guard), Rc::new)
+    // Where they take no new guard, as they are on their way, it holds them all.
+    region.guard(bytes).unwrap_or_else(|_| guard.clone())
 }
 
 impl Clone for Held<'_> {

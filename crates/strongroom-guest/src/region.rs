@@ -5,7 +5,7 @@ use crate::dirty::Dirty;
 use crate::futex::Futex;
 use crate::kvm::{Machine, Slot};
 use crate::mapping::{Mapping, View};
-use crate::{Error, PAGE};
+use crate::{Error, PAGE, record};
 use core::ops::Range;
 use core::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
@@ -21,9 +21,6 @@ pub enum Contents {
     /// Nobody wants them: the page is zero on the other side.
     Dropped,
 }
-
-/// Shared pages that stay shared while it lives.
-pub type Guard<'r> = page::Guard<'r, Futex>;
 
 /// Shared pages that one holder has alone.
 pub type ExclusivePin<'r> = page::ExclusivePin<'r, Futex>;
@@ -75,6 +72,8 @@ impl GuestRegion {
         }
         let words = Mapping::sparse(backing.len() / PAGE * size_of::<AtomicU32>())?;
         let backing = Box::new(backing);
+        // Sooner is cheaper: while the process has one thread, the kernel need not wait for others.
+        record::ordered();
         Ok(Self {
             start,
             slot: OnceLock::new(),
@@ -178,16 +177,6 @@ impl GuestRegion {
         self.states().state(offset / PAGE)
     }
 
-    /// Holds the pages that bytes lie in: they stay shared until the guard is dropped.
-    ///
-    /// One atomic operation a page; never waits.
-    ///
-    /// # Errors
-    /// The first page that is not shared, or past the end.
-    pub fn guard(&self, bytes: Range<usize>) -> Result<Guard<'_>, Error> {
-        Ok(self.states().guard(touched(&bytes))?)
-    }
-
     /// Holds pages exclusively: no guard, no other pin and no conversion until it is dropped.
     ///
     /// # Errors
@@ -262,7 +251,7 @@ impl GuestRegion {
         let states = self.states();
         let mut at = pages.start;
         while at < pages.end {
-            let private = |page| states.state(page) == Some(PageState::Private);
+            let private = |page| states.is_private(page);
             let side = private(at);
             let end = (at..pages.end)
                 .find(|&page| private(page) != side)

@@ -49,16 +49,23 @@
 
 mod conversion;
 mod guard;
+mod holders;
 mod parking;
 mod pin;
+mod record;
 mod refused;
+mod scan;
+mod slot_guard;
 mod word;
 
 pub use conversion::Conversion;
 pub use guard::Guard;
+pub use holders::{AtomicAddress, Fence, Holders};
 pub use parking::{AtomicWord, Parking, Spin};
 pub use pin::ExclusivePin;
+pub use record::{Record, Roll, Slot};
 pub use refused::{Refused, Why};
+pub use slot_guard::SlotGuard;
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -151,19 +158,29 @@ where
         self.words.len()
     }
 
-    /// What a page is right now; `None` where there is no such page.
+    /// Whether a page is private right now, and stays so until a conversion; false where there is no such page.
+    pub fn is_private(&self, page: usize) -> bool {
+        let word = self.words.get(page);
+        word.is_some_and(|word| {
+            let word = self.read(word, Ordering::Acquire);
+            !word.poisoned() && matches!(word.tag(), Tag::Private | Tag::KeptPrivate | Tag::Fresh)
+        })
+    }
+
+    /// What a page is right now; `None` where there is no such page. Guards that other threads have
+    /// just taken in their slots may not be counted yet.
     pub fn state(&self, page: usize) -> Option<PageState> {
         let word = self.read(self.words.get(page)?, Ordering::Acquire);
         Some(match word.tag() {
             _ if word.poisoned() => PageState::Poisoned,
             Tag::Private | Tag::KeptPrivate | Tag::Fresh => PageState::Private,
             Tag::Shared | Tag::KeptShared => PageState::Shared {
-                guards: word.guards(),
+                guards: word.guards() + self.slots_on(page),
             },
             Tag::Exclusive => PageState::Exclusive,
             Tag::Draining => PageState::Converting {
                 to: Side::Private,
-                guards: word.guards(),
+                guards: word.guards() + self.slots_on(page),
             },
             Tag::Opening => PageState::Converting {
                 to: Side::Shared,
