@@ -125,7 +125,7 @@ impl Holders for Around<'_> {
     type Address = Address;
 
     fn others(&self) -> bool {
-        self.room.roll.others(self.own)
+        self.room.roll.others(usize::from(self.own))
     }
 
     fn each(&self, mut look: impl FnMut(&[Slot<Address>])) {
@@ -233,8 +233,7 @@ impl Room {
         record: &'a Record<Address, 2>,
         pages: std::ops::Range<usize>,
     ) -> Option<SlotGuard<'a, Address>> {
-        let guard = self.states_of(true).guard_in(record, pages);
-        guard.map(|guard| guard.expect("a free slot")).ok()
+        self.states_of(true).guard_in(record, pages)
     }
 
     /// Looks at pages under a guard in a slot, if it gets one.

@@ -8,7 +8,7 @@
 //! conversion says so.
 
 use crate::region::{GuestRegion, touched};
-use crate::{Error, Guard, PAGE};
+use crate::{Error, Guard, PAGE, record};
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 use std::io;
@@ -58,9 +58,8 @@ impl GuestRegion {
         let (start, length) = (bytes.start, bytes.len());
         let held = Held {
             region: Some(self),
-            guard: (length > 0).then_some(guard),
+            guard: Some(guard),
             start,
-            end: bytes.end,
         };
         // SAFETY: the bytes lie within the backing, whose mapping lives as long as `self` is
         // borrowed, and the guard keeps them mapped and shared; everything here is volatile access.
@@ -143,42 +142,44 @@ pub const FEW: usize = 2;
 #[derive(Debug, Default)]
 pub struct Held<'r> {
     region: Option<&'r GuestRegion>,
-    /// None for no bytes at all.
+    /// None for what holds nothing.
     guard: Option<Guard<'r>>,
     /// The slice's first byte in the region.
     start: usize,
-    end: usize,
 }
 
 impl<'r> Held<'r> {
     #[inline]
     fn from(&self, offset: usize) -> Self {
-        let start = self.start.saturating_add(offset).min(self.end);
+        let start = self.start.saturating_add(offset);
         let guard = match (&self.guard, self.region) {
-            (Some(guard), Some(region)) if offset > 0 && self.end - start <= FEW * PAGE => {
-                Some(few(region, guard, start..self.end))
-            }
-            // From where it begins itself, or of a long slice.
+            (Some(guard), Some(region)) if offset > 0 => Some(part(region, guard, start)),
             (guard, _) => guard.clone(),
         };
         Self {
             region: self.region,
             guard,
             start,
-            end: self.end,
         }
     }
 }
 
-/// A guard of the pages of a short slice.
-#[inline(never)]
-fn few<'r>(region: &'r GuestRegion, guard: &Guard<'r>, bytes: Range<usize>) -> Guard<'r> {
-    let pages = touched(&bytes);
-    if pages.len() == guard.pages(region).len() || pages.len() > FEW {
+/// What a slice that begins at a byte of a guard's pages holds.
+#[inline]
+fn part<'r>(region: &'r GuestRegion, guard: &Guard<'r>, start: usize) -> Guard<'r> {
+    let all = region.states().held_by(guard);
+    let first = start / PAGE;
+    if first <= all.start || all.end.saturating_sub(first) > FEW {
         return guard.clone();
     }
+    few(region, guard, first.min(all.end)..all.end)
+}
+
+/// A guard of the pages of a short slice.
+#[cold]
+fn few<'r>(region: &'r GuestRegion, guard: &Guard<'r>, pages: Range<usize>) -> Guard<'r> {
     // Where they take no new guard, as they are on their way, it holds them all.
-    region.guard(bytes).unwrap_or_else(|_| guard.clone())
+    record::guard(&region.states(), pages).unwrap_or_else(|_| guard.clone())
 }
 
 impl Clone for Held<'_> {
@@ -197,8 +198,7 @@ impl Bitmap for Held<'_> {
     #[inline]
     fn mark_dirty(&self, offset: usize, len: usize) {
         if let Some(region) = self.region {
-            let start = self.start.saturating_add(offset).min(self.end);
-            region.mark_dirty(start, len.min(self.end - start));
+            region.mark_dirty(self.start.saturating_add(offset), len);
         }
     }
 
@@ -250,7 +250,6 @@ impl GuestMemoryRegion for GuestRegion {
             region: Some(self),
             guard: None,
             start: 0,
-            end: self.len(),
         }
     }
 

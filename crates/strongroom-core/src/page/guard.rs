@@ -58,7 +58,7 @@ where
 
 /// Why a word takes no guard.
 #[cold]
-pub(super) fn refusal(seen: Word) -> Why {
+fn refusal(seen: Word) -> Why {
     match seen.tag() {
         _ if seen.poisoned() => Why::Poisoned,
         Tag::Private | Tag::KeptPrivate => Why::Private,

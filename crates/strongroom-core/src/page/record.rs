@@ -66,7 +66,7 @@ impl<W: AtomicAddress> Slot<W> {
     }
 }
 
-/// How many threads have a record.
+/// How many records threads have.
 #[derive(Debug, Default)]
 pub struct Roll<W = AtomicUsize>(W);
 
@@ -78,9 +78,9 @@ impl Roll {
 }
 
 impl<W: AtomicAddress> Roll<W> {
-    /// Whether a thread other than the calling one has a record, which has one itself or not.
-    pub fn others(&self, own: bool) -> bool {
-        self.0.load(Ordering::SeqCst) > usize::from(own)
+    /// Whether a thread other than the calling one has a record, which has so many itself.
+    pub fn others(&self, own: usize) -> bool {
+        self.0.load(Ordering::SeqCst) > own
     }
 }
 
@@ -124,7 +124,7 @@ impl<W: AtomicAddress, const SLOTS: usize> Record<W, SLOTS> {
     pub fn claim(&self, roll: &Roll<W>, fence: impl Fence) -> bool {
         // Seen before it is claimed: slots that a thread left behind do not become free any more,
         // but for that thread's last breath.
-        if !self.slots.iter().any(Slot::is_free) || !self.claimed.replace(0, 1, Ordering::AcqRel) {
+        if !self.has_room() || !self.claimed.replace(0, 1, Ordering::AcqRel) {
             return false;
         }
         roll.0.add(1, Ordering::SeqCst);
@@ -145,6 +145,11 @@ impl<W: AtomicAddress, const SLOTS: usize> Record<W, SLOTS> {
     #[inline]
     pub fn slots(&self) -> &[Slot<W>] {
         &self.slots
+    }
+
+    /// Whether a guard could be taken in it.
+    pub fn has_room(&self) -> bool {
+        self.free().is_some()
     }
 
     #[inline]

@@ -1,8 +1,7 @@
 //! A guard that lies in a slot of its thread: no atomic read-modify-write operation, whatever it holds.
 
-use super::guard::refusal;
 use super::word::Word;
-use super::{AtomicAddress, AtomicWord, PageStates, Parking, Record, Refused, Slot};
+use super::{AtomicAddress, AtomicWord, PageStates, Parking, Record, Slot};
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::Range;
@@ -14,23 +13,18 @@ where
     P: Parking<A>,
 {
     /// Guards pages in a slot of the calling thread's record: they stay shared until the guard is
-    /// dropped. `None` where no slot is free.
+    /// dropped. `None` where no slot is free, or a page is not to be had: [`guard`](Self::guard) says why.
     ///
-    /// Three plain stores and a load a page. Never waits. The record must be one that the calling
-    /// thread has [claimed](Record::claim) and not given back.
-    ///
-    /// # Errors
-    /// The first page that is not shared, or not to be had; no page is guarded then.
+    /// Three plain stores, the light half of the [fence](super::Fence), and a load a page. Never waits. The record
+    /// must be one that the calling thread has [claimed](Record::claim) and not given back.
     #[inline]
     pub fn guard_in<const SLOTS: usize>(
         &self,
         record: &'a Record<P::Address, SLOTS>,
         pages: Range<usize>,
-    ) -> Result<Option<SlotGuard<'a, P::Address>>, Refused> {
-        let words = self.words(&pages)?;
-        let Some(slot) = record.free() else {
-            return Ok(None);
-        };
+    ) -> Option<SlotGuard<'a, P::Address>> {
+        let words = self.words.get(pages)?;
+        let slot = record.free()?;
         slot.fill(addresses(words));
         // Dropped, it clears the slot.
         let guard = SlotGuard {
@@ -38,16 +32,9 @@ where
             own: PhantomData,
         };
         self.parking.light();
-        for (index, word) in words.iter().enumerate() {
-            let seen = Word::read(word.load(Ordering::Acquire), self.initial);
-            if !seen.enterable() {
-                return Err(Refused {
-                    page: pages.start + index,
-                    why: refusal(seen),
-                });
-            }
-        }
-        Ok(Some(guard))
+        let enterable =
+            |word: &A| Word::read(word.load(Ordering::Acquire), self.initial).enterable();
+        words.iter().all(enterable).then_some(guard)
     }
 
     /// The pages that a guard holds; an empty range where they are not among these.
