@@ -12,6 +12,7 @@
 //! * [`page_table`]: address spaces of the guest, each with its own secrets.
 //! * [`ram`]: the same as `vm-memory`'s traits, for everything that is written against those.
 
+mod access;
 pub mod backing;
 mod dirty;
 mod error;
@@ -23,6 +24,7 @@ pub mod page_table;
 pub mod ram;
 mod record;
 pub mod region;
+mod slice;
 
 pub use backing::{Backing, Limit};
 pub use error::Error;

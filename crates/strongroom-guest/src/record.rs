@@ -75,7 +75,7 @@ impl Drop for Claim {
 }
 
 /// Guards pages in a slot of the calling thread.
-#[inline]
+#[inline(always)]
 pub(crate) fn guard<'r>(
     states: &PageStates<'r, Futex>,
     pages: Range<usize>,
