@@ -85,14 +85,14 @@ pub(crate) fn guard<'r>(
     {
         return Ok(guard);
     }
-    guard_anew(states, pages)
+    guard_anew(*states, pages)
 }
 
 /// The same where the thread has no slot, or a page is not to be had.
 #[cold]
 #[inline(never)]
 fn guard_anew<'r>(
-    states: &PageStates<'r, Futex>,
+    states: PageStates<'r, Futex>,
     pages: Range<usize>,
 ) -> Result<SlotGuard<'r>, Refused> {
     loop {

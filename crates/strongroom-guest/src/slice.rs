@@ -88,19 +88,23 @@ impl<'r> Held<'r> {
 /// What a slice that begins at a byte of a guard's pages holds.
 #[inline]
 fn part<'r>(region: &'r GuestRegion, guard: &Guard<'r>, start: usize) -> Guard<'r> {
-    let all = region.states().held_by(guard);
-    let first = start / PAGE;
-    if first <= all.start || all.end.saturating_sub(first) > FEW {
+    if region.states().held_from(guard, start / PAGE) > FEW {
         return guard.clone();
     }
-    few(region, guard, first.min(all.end)..all.end)
+    few(region, guard, start / PAGE)
 }
 
-/// A guard of the pages of a short slice.
-#[cold]
-fn few<'r>(region: &'r GuestRegion, guard: &Guard<'r>, pages: Range<usize>) -> Guard<'r> {
+/// The same where these are few pages.
+#[inline(never)]
+fn few<'r>(region: &'r GuestRegion, guard: &Guard<'r>, first: usize) -> Guard<'r> {
+    let states = region.states();
+    let all = states.held_by(guard);
+    if first <= all.start {
+        return guard.clone();
+    }
+    let pages = first.min(all.end)..all.end;
     // Where they take no new guard, as they are on their way, it holds them all.
-    record::guard(&region.states(), pages).unwrap_or_else(|_| guard.clone())
+    record::guard(&states, pages).unwrap_or_else(|_| guard.clone())
 }
 
 impl Clone for Held<'_> {

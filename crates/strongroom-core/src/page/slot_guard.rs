@@ -43,6 +43,14 @@ where
         self.pages_at(&of)
     }
 
+    /// How many pages a guard holds from one of these on.
+    #[inline]
+    pub fn held_from(&self, guard: &SlotGuard<'_, P::Address>, page: usize) -> usize {
+        let end = guard.slot.words().unwrap_or_default().end;
+        let word = self.words.as_ptr().wrapping_add(page) as usize;
+        end.saturating_sub(word) / size_of::<A>()
+    }
+
     /// The pages whose words lie at addresses.
     pub(super) fn pages_at(&self, of: &Range<usize>) -> Range<usize> {
         let all = addresses(self.words);
