@@ -329,6 +329,12 @@ impl GuestRegion {
     }
 }
 
+impl Drop for GuestRegion {
+    fn drop(&mut self) {
+        self.states().free_slots();
+    }
+}
+
 /// The pages that bytes lie in.
 #[inline]
 pub(crate) fn touched(bytes: &Range<usize>) -> Range<usize> {

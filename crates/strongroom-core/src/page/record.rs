@@ -37,6 +37,14 @@ impl<W: AtomicAddress> Slot<W> {
         self.start.store(0, Ordering::Release);
     }
 
+    /// Takes it from a guard that was leaked, if it holds any of these words.
+    pub(super) fn free_if_in(&self, words: &Range<usize>) {
+        let start = self.start.load(Ordering::Acquire);
+        if words.contains(&start) {
+            self.start.replace(start, 0, Ordering::AcqRel);
+        }
+    }
+
     /// One guard more.
     #[inline]
     pub(super) fn share(&self) {

@@ -11,6 +11,17 @@ where
     A: AtomicWord,
     P: Parking<A>,
 {
+    /// When all of the pages go, and with them every guard: frees the slots of guards that were leaked, so that
+    /// other pages whose words come to lie there are not held by them.
+    pub fn free_slots(&self) {
+        let words = addresses(self.words);
+        self.parking.each(|slots| {
+            for slot in slots {
+                slot.free_if_in(&words);
+            }
+        });
+    }
+
     /// After pages were marked: guards in slots that did not see the marks are seen from here on.
     pub(super) fn settle(&self, first: usize) -> Result<(), Refused> {
         // Pairs with the fence in `Record::claim`.
