@@ -34,7 +34,12 @@ where
             if let Err(why) = pinned {
                 self.unpin(words.get(..index).unwrap_or_default());
                 let page = pages.start + index;
-                return Err(Refused { page, why });
+                let refused = Refused { page, why };
+                return Err(match why {
+                    // With those in slots, unless all have just gone.
+                    Why::Held { .. } => self.held(&pages).unwrap_or(refused),
+                    _ => refused,
+                });
             }
         }
         // From here on dropping it unpins them.
