@@ -7,24 +7,28 @@
 mod own_memory;
 
 use crate::attack::{Loot, inject, search};
+use crate::masked;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use strongroom_sys::{Errno, peek};
 
 /// The ways that [`steal`] knows.
-pub const WAYS: [&str; 6] = ["peek", "fd", "inject", "inherited", "grandchild", "search"];
+pub const WAYS: [&str; 7] = [
+    "peek",
+    "peek-guest",
+    "fd",
+    "inject",
+    "inherited",
+    "grandchild",
+    "search",
+];
 
 /// The most of a descriptor's contents that is looked at, in bytes.
 const MOST: usize = 64 << 20;
 
 /// The longest secret that is looked for, in bytes.
 const LONGEST: usize = 1 << 20;
-
-/// A secret in other words: what looks through its own memory must not find its own question.
-pub(crate) fn masked(secret: &[u8]) -> Vec<u8> {
-    secret.iter().map(|byte| !byte).collect()
-}
 
 /// Tries one way and reports on standard output; `length` is the secret's, in bytes. Returns the
 /// exit status.
@@ -36,15 +40,17 @@ pub fn steal(way: &str, pid: i32, address: usize, length: usize) -> u8 {
     let mut loot = Vec::new();
     if way == "grandchild" {
         loot.push(own_memory::search(&secret));
-        secret = masked(&secret);
+        secret = masked::of(&secret);
     }
     let target = Target {
         pid,
         address,
         secret,
+        of_guest: way == "peek-guest",
     };
     loot.extend(match way {
         "peek" => target.peek(),
+        "peek-guest" => [target.peek(), vec![target.search()]].concat(),
         "fd" => vec![
             target.descriptors(),
             target.opened_again(),
@@ -82,6 +88,8 @@ struct Target {
     pid: i32,
     address: usize,
     secret: Vec<u8>,
+    /// Whether it is a guest's: then it need not be at the address, where its monitor sees other bytes.
+    of_guest: bool,
 }
 
 impl Target {
@@ -109,6 +117,13 @@ impl Target {
     fn judge(&self, way: &str, read: Result<Vec<u8>, Errno>) -> Loot {
         match read {
             Ok(bytes) if bytes == self.secret => Loot::leaked(way),
+            Ok(bytes) if self.of_guest => {
+                let zeros = bytes.iter().all(|&byte| byte == 0);
+                Loot::held(format!(
+                    "{way}: {}",
+                    if zeros { "zeros" } else { "other bytes" }
+                ))
+            }
             // The victim has proven that it is there: whatever this is, it is no proof.
             Ok(_) => Loot::skipped(format!("{way}: other bytes")),
             Err(error) => refused(way, error),
@@ -253,6 +268,7 @@ impl Target {
             pid,
             address: 0,
             secret: self.secret.clone(),
+            of_guest: false,
         };
         let loot = own.descriptors();
         loot.by("inherited descriptors")

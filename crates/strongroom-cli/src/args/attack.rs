@@ -95,4 +95,12 @@ pub(crate) enum VictimArg {
     OpenFd,
     /// The library's regions
     Region,
+    /// A guest in ordinary guest memory
+    GuestPlain,
+    /// A guest in poisoned pages
+    GuestPoison,
+    /// A guest in a pair of guest_memfds
+    GuestPair,
+    /// A guest in memory whose pages KVM knows as private
+    GuestAttributes,
 }

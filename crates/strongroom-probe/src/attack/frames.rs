@@ -1,7 +1,7 @@
 //! The kernel's direct map, read through the kernel, and what is left in the frames afterwards.
 
 use super::direct_map::{self, Reader};
-use super::{Attacker, Broken, Captive, Outcome, Reach, contains, residue};
+use super::{Attacker, Broken, Captive, Outcome, Owner, Reach, contains, residue};
 use strongroom_core::Protection;
 
 /// A kernel-mode read of the page at its direct-map address.
@@ -26,6 +26,10 @@ impl Attacker for DirectMap {
 
     fn needs_root(&self) -> bool {
         true
+    }
+
+    fn control(&self, owner: Owner) -> Option<&'static str> {
+        Some(owner.control("plain"))
     }
 
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {

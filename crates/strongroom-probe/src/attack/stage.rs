@@ -84,7 +84,9 @@ impl<'a> Stage<'a> {
             self.kept = Some(victim);
         }
         let missing: Vec<&str> = match &outcome {
-            Outcome::Leaked(detail) if attacker.control() == self.spec.name => {
+            Outcome::Leaked(detail)
+                if attacker.control(self.spec.owner) == Some(self.spec.name) =>
+            {
                 let ways = attacker.ways().iter().copied();
                 ways.filter(|way| !detail.contains(way)).collect()
             }
@@ -142,5 +144,5 @@ fn at_each_place(attacker: &dyn Attacker, victim: &mut Captive) -> Result<Outcom
 
 /// Whether the victim, which takes part, is the control of an attack on a program, which does not.
 fn is_control(attacker: &dyn Attacker, spec: &Spec) -> bool {
-    attacker.control() == spec.name && attacker.reach() != Reach::Partner
+    attacker.control(spec.owner) == Some(spec.name) && attacker.reach() != Reach::Partner
 }

@@ -4,7 +4,7 @@
 //! by root from outside. Where the page went is in pagemap: a slot of the swap, which is read by its
 //! place on the device. Then all of the swap is searched, for copies that are nobody's page any more.
 
-use super::{Attacker, Broken, Captive, Outcome, Reach, contains};
+use super::{Attacker, Broken, Captive, Outcome, Owner, Reach, contains};
 use rustix::mm::MlockAllFlags;
 use std::fs::{self, File};
 use std::io;
@@ -50,6 +50,10 @@ impl Attacker for Swap {
     // The kernel may be busy with the page.
     fn attempts(&self) -> usize {
         3
+    }
+
+    fn control(&self, owner: Owner) -> Option<&'static str> {
+        Some(owner.control("plain"))
     }
 
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {
