@@ -326,6 +326,7 @@ pub(crate) fn name(error: Errno) -> String {
         (Errno::SRCH, "ESRCH"),
         (Errno::NOSYS, "ENOSYS"),
         (Errno::NODEV, "ENODEV"),
+        (Errno::SPIPE, "ESPIPE"),
     ];
     known
         .into_iter()

@@ -151,7 +151,8 @@ pub fn copy_by_kernel(address: usize, into: &mut [u8]) -> Result<usize, Errno> {
     Ok(total)
 }
 
-/// A shared mapping of a whole file, or of its first bytes; it can be read.
+/// A mapping of a whole file, or of its first bytes: writable where the file is, as who pins pages for a
+/// device asks for that; nobody writes.
 #[derive(Debug)]
 pub struct MappedFile {
     start: *mut c_void,
@@ -174,9 +175,13 @@ impl MappedFile {
         } else {
             MapFlags::PRIVATE
         };
-        // SAFETY: a new mapping replaces nothing.
-        let start = unsafe {
-            rustix::mm::mmap(core::ptr::null_mut(), len, ProtFlags::READ, flags, &file, 0)
+        let map = |access| {
+            // SAFETY: a new mapping replaces nothing.
+            unsafe { rustix::mm::mmap(core::ptr::null_mut(), len, access, flags, &file, 0) }
+        };
+        let start = match map(ProtFlags::READ | ProtFlags::WRITE) {
+            Err(Errno::ACCESS | Errno::PERM) => map(ProtFlags::READ),
+            result => result,
         }?;
         Ok(Self { start, len })
     }

@@ -26,6 +26,7 @@ mod session;
 mod setup;
 mod stage;
 mod swap;
+mod sweep;
 mod tree;
 mod vmm;
 

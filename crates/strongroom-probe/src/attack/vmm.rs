@@ -84,8 +84,8 @@ pub(super) const ALL: [Vmm; 11] = [
         &[
             "MAP_SHARED",
             "MAP_PRIVATE",
-            "read",
-            "pread",
+            "read(2)",
+            "pread(2)",
             "sendfile",
             "dup",
             "/proc/self/fd",

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 use strongroom_guest::backing::{Backing, Plain};
 use strongroom_guest::kvm::exit::Outcome;
-use strongroom_guest::kvm::request::{Function, PORT};
+use strongroom_guest::kvm::request::{Function, KEEP, PORT};
 use strongroom_guest::kvm::{self, Desk, Layout, Limits, Vcpu};
 use strongroom_guest::{Contents, GuestRam, GuestRegion, PAGE, Side};
 use strongroom_probe::victim::{LENGTH, Monitor, OFFSET, UnderSlice};
@@ -231,7 +231,8 @@ impl Monitor for Machine {
             return Ok(());
         }
         let length = PAGE as u64;
-        let arguments = [Function::Hide as u64, address(page), length, 0];
+        // Where a page is the same memory on both sides, it stays that one.
+        let arguments = [Function::Hide as u64, address(page), length, KEEP];
         match self.tell(Command::Ask, arguments)?.cast_signed() {
             0 => Ok(()),
             refusal => Err(format!("the guest is told {refusal}")),
@@ -299,7 +300,7 @@ impl Machine {
         let bytes = page * PAGE..(page + 1) * PAGE;
         let result =
             self.region()?
-                .convert(bytes, Side::Private, Contents::Dropped, Duration::ZERO);
+                .convert(bytes, Side::Private, Contents::Kept, Duration::ZERO);
         match result {
             Ok(()) => Err("a conversion that was refused was done".to_owned()),
             Err(error) => Ok(error.to_string()),

@@ -31,8 +31,8 @@ pub trait Monitor {
     /// Where the guest has it.
     fn guest_address(&self, page: usize) -> u64;
 
-    /// The guest asks that a page become private: it is zero then. Where the machine has no private pages, the
-    /// guest uses it as it is.
+    /// The guest asks that a page become private, with what is in it. Where the machine has no private
+    /// pages, the guest uses it as it is.
     ///
     /// # Errors
     /// What the guest was told.
