@@ -1,8 +1,8 @@
 //! The kernel's direct map, read through the kernel, and what is left in the frames afterwards.
 
 use super::direct_map::{self, Reader};
-use super::{Attacker, Broken, Captive, Outcome, Owner, Reach, contains, residue};
 use super::sweep::{Swept, sweep};
+use super::{Attacker, Broken, Captive, Outcome, Owner, Reach, contains, residue};
 use strongroom_core::Protection;
 
 /// A kernel-mode read of the page at its direct-map address.

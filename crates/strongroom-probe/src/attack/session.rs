@@ -156,8 +156,10 @@ impl Report {
     pub fn of(setup: &Setup, selection: &Selection, mut progress: impl FnMut(&str, &str)) -> Self {
         let attackers = attackers();
         let chosen = |owner| {
-            let holds = move |a: &&Box<dyn Attacker>| selection.holds(a.as_ref(), owner);
-            attackers.iter().filter(holds).collect::<Vec<_>>()
+            let attackers = attackers.iter().map(AsRef::as_ref);
+            attackers
+                .filter(|attacker: &&dyn Attacker| selection.holds(*attacker, owner))
+                .collect::<Vec<_>>()
         };
         let mut victims: Vec<VictimReport> = Vec::new();
         let specs = setup.roster().iter();
@@ -178,13 +180,13 @@ impl Report {
                 .map(|attacker| {
                     progress(attacker.name(), spec.name);
                     let outcome = match &receipt {
-                        Ok(_) => stage.attempt(attacker.as_ref()),
+                        Ok(_) => stage.attempt(*attacker),
                         // It cannot be had here, and nothing is claimed for it.
                         Err(Broken(why)) => Ok(Outcome::Skipped(why.clone())),
                     };
                     let claimed =
                         attacker.claimable() && claims.contains(attacker.protection().only());
-                    entry(attacker.as_ref(), spec, claimed, outcome)
+                    entry(*attacker, spec, claimed, outcome)
                 })
                 .collect();
             victims.push(VictimReport {

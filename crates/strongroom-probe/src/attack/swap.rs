@@ -154,7 +154,9 @@ impl Swaps {
         let size = self.all.iter().map(|(_, _, len)| len).sum::<u64>();
         let mib = size >> 20;
         if size > SEARCHED {
-            return Ok(Outcome::Skipped(format!("{mib} MiB of swap are not searched")));
+            return Ok(Outcome::Skipped(format!(
+                "{mib} MiB of swap are not searched"
+            )));
         }
         for _ in 0..LOOKS {
             if let Some(path) = self.anywhere(victim.secret())? {

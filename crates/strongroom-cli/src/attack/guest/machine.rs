@@ -146,7 +146,7 @@ fn load(ram: &GuestRam) -> Result<(), vm_memory::GuestMemoryError> {
     ram.write_slice(program::code(), GuestAddress(CODE))?;
     put(TASK + 96, 0x68 << 48)?;
     // One to one, 2 GiB.
-    put(ROOT, ROOT + page | TABLE)?;
+    put(ROOT, (ROOT + page) | TABLE)?;
     for gib in 0..2 {
         let table = ROOT + (2 + gib) * page;
         put(ROOT + page + gib * 8, table | TABLE)?;
@@ -298,9 +298,9 @@ impl Machine {
     /// Who is in the way of a page's conversion.
     fn in_the_way(&self, page: usize) -> Result<String, String> {
         let bytes = page * PAGE..(page + 1) * PAGE;
-        let result =
-            self.region()?
-                .convert(bytes, Side::Private, Contents::Kept, Duration::ZERO);
+        let result = self
+            .region()?
+            .convert(bytes, Side::Private, Contents::Kept, Duration::ZERO);
         match result {
             Ok(()) => Err("a conversion that was refused was done".to_owned()),
             Err(error) => Ok(error.to_string()),

@@ -15,6 +15,8 @@ use strongroom_sys::peek::MappedFile;
 use strongroom_sys::{Errno, PAGE, foul, peek};
 
 type Looked = Result<Vec<Loot>, String>;
+/// A system call that reads a whole file.
+type Call = fn(BorrowedFd) -> Result<Vec<u8>, Errno>;
 
 /// The most of a file that is looked at, in bytes.
 const MOST: usize = 64 << 20;
@@ -209,12 +211,12 @@ pub(super) fn map(masked: &[u8]) -> Looked {
         }
         loot.push(tally.loot());
     }
-    let mut calls: [(&str, &mut dyn FnMut(BorrowedFd) -> Result<Vec<u8>, Errno>); 3] = [
-        ("read(2)", &mut read),
-        ("pread(2)", &mut pread),
-        ("sendfile", &mut sendfile),
+    let calls: [(&str, Call); 3] = [
+        ("read(2)", read),
+        ("pread(2)", pread),
+        ("sendfile", sendfile),
     ];
-    for (way, call) in &mut calls {
+    for (way, call) in calls {
         let mut tally = Tally::new(way, masked);
         for file in &files {
             tally.count(call(file.as_fd()));

@@ -54,7 +54,7 @@ pub(super) fn pointer(monitor: &mut dyn Monitor, masked: &[u8]) -> Looked {
         let result = device
             .map_err(|error| format!("a thread: {error}"))
             .and_then(|_| wait(1))
-            .and_then(|()| Ok(loads.load(Ordering::Acquire)))
+            .map(|()| loads.load(Ordering::Acquire))
             .and_then(|before| monitor.hide(LATER).map(|()| before))
             .and_then(|before| monitor.copy_secret(SECRET, LATER, 0).map(|()| before))
             .and_then(|before| wait(LOOKS).map(|()| before));
