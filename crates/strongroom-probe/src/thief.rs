@@ -51,11 +51,15 @@ pub fn steal(way: &str, pid: i32, address: usize, length: usize) -> u8 {
     loot.extend(match way {
         "peek" => target.peek(),
         "peek-guest" => [target.peek(), vec![target.search()]].concat(),
-        "fd" => vec![
-            target.descriptors(),
-            target.opened_again(),
-            target.map_files(),
-        ],
+        "fd" => [
+            vec![
+                target.descriptors(),
+                target.opened_again(),
+                target.map_files(),
+            ],
+            target.machine().into_iter().collect(),
+        ]
+        .concat(),
         "inject" => vec![target.inject(), target.code()],
         "inherited" => vec![target.inherited()],
         "grandchild" => [vec![target.inherited()], target.peek()].concat(),
@@ -259,6 +263,24 @@ impl Target {
             };
         }
         Loot::skipped(format!("{WAY}: no file is mapped there"))
+    }
+
+    /// A virtual machine of the process's, given a processor from here: by that its memory could be had. The kernel
+    /// refuses it of every machine (EIO), so that this way has no control either.
+    fn machine(&self) -> Option<Loot> {
+        const WAY: &str = "a processor in its machine";
+        let is_machine = |number: &i32| {
+            let link = fs::read_link(format!("/proc/{}/fd/{number}", self.pid));
+            link.is_ok_and(|link| link.to_str() == Some("anon_inode:kvm-vm"))
+        };
+        let number = self.numbers().into_iter().find(is_machine)?;
+        let pidfd = peek::process_descriptor(self.pid).ok()?;
+        let taken = peek::take_descriptor(std::os::fd::AsFd::as_fd(&pidfd), number);
+        let added = taken.and_then(|machine| peek::add_processor(machine, 198));
+        Some(match added {
+            Ok(_) => Loot::leaked(WAY),
+            Err(error) => Loot::skipped(format!("{WAY}: {}", name(error))),
+        })
     }
 
     /// What this process itself has inherited, as the child of its victim.

@@ -86,6 +86,21 @@ pub fn take_descriptor(pidfd: BorrowedFd<'_>, number: i32) -> Result<OwnedFd, Er
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// KVM_CREATE_VCPU: a processor of a virtual machine, by the machine's descriptor.
+///
+/// # Errors
+/// EIO where the machine is another process's.
+pub fn add_processor(machine: impl AsFd, number: usize) -> Result<OwnedFd, Errno> {
+    // include/uapi/linux/kvm.h.
+    const CREATE_VCPU: usize = 0xae41;
+    let machine = machine.as_fd().as_raw_fd() as usize;
+    let arguments = [machine, CREATE_VCPU, number, 0, 0, 0];
+    // SAFETY: the request takes a number.
+    let fd = raw::check(unsafe { raw::syscall(libc::SYS_ioctl as usize, arguments) })?;
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 /// pidfd_open(2).
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 use super::roster::{Owner, Spec};
 use super::setup;
-use super::stage::Stage;
+use super::stage::{self, Stage};
 use super::{Attacker, Broken, Outcome, Setup, attackers};
 use serde::Serialize;
 use strongroom_core::{Level, Protection, Protections};
@@ -181,6 +181,9 @@ impl Report {
                     progress(attacker.name(), spec.name);
                     let outcome = match &receipt {
                         Ok(_) => stage.attempt(*attacker),
+                        Err(_) if attacker.needs_root() && !setup.is_root() => {
+                            Ok(Outcome::Skipped(stage::NEEDS_ROOT.to_owned()))
+                        }
                         // It cannot be had here, and nothing is claimed for it.
                         Err(Broken(why)) => Ok(Outcome::Skipped(why.clone())),
                     };

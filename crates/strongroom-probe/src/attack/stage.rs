@@ -4,6 +4,9 @@ use super::roster::{Spec, Subject};
 use super::session::Proven;
 use super::{Attacker, Broken, Captive, Outcome, Reach, Setup};
 
+/// Why an attack of root's is not made.
+pub(super) const NEEDS_ROOT: &str = "needs root";
+
 /// One victim, and the running program that is kept from one attack to the next.
 pub(super) struct Stage<'a> {
     setup: &'a Setup,
@@ -30,7 +33,7 @@ impl<'a> Stage<'a> {
             return Ok(Outcome::Skipped("here only as a control".to_owned()));
         }
         if attacker.needs_root() && !self.setup.is_root() {
-            return Ok(Outcome::Skipped("needs root".to_owned()));
+            return Ok(Outcome::Skipped(NEEDS_ROOT.to_owned()));
         }
         if self.spec.subject == Subject::Program && attacker.reach() == Reach::Partner {
             return Ok(Outcome::Skipped(
