@@ -22,8 +22,8 @@ pub enum Limit {
     Emulated,
     /// The pages stand in the kernel's direct map.
     DirectMap,
-    /// Pages are wiped when they are freed, unless the monitor is killed: their bytes
-    /// stay in free memory then, until the kernel uses it for something else.
+    /// A monitor that is killed wipes nothing: the bytes stay in free memory, until the kernel uses it for
+    /// something else. So do those that are discarded, and those of `poison` at its end.
     UnwipedIfKilled,
 }
 

@@ -5,6 +5,7 @@
 //! place on the device. Then all of the swap is searched, for copies that are nobody's page any more.
 
 use super::{Attacker, Broken, Captive, Outcome, Owner, Reach, contains};
+use crate::victim::OFFSET;
 use rustix::mm::MlockAllFlags;
 use std::fs::{self, File};
 use std::io;
@@ -150,7 +151,7 @@ impl Swaps {
     /// The same for a guest's page. /proc does not tell where that is, so that all of the swap is searched.
     fn look_for_guests(&self, victim: &Captive, pushed: &str) -> Result<Outcome, Broken> {
         // What is pushed out is written some time later.
-        const LOOKS: usize = 8;
+        const LATER: Duration = Duration::from_secs(1);
         let size = self.all.iter().map(|(_, _, len)| len).sum::<u64>();
         let mib = size >> 20;
         if size > SEARCHED {
@@ -158,12 +159,16 @@ impl Swaps {
                 "{mib} MiB of swap are not searched"
             )));
         }
-        for _ in 0..LOOKS {
-            if let Some(path) = self.anywhere(victim.secret())? {
-                let path = path.display();
-                return Ok(Outcome::Leaked(format!("found in {path} ({pushed})")));
-            }
-            thread::sleep(Duration::from_millis(50));
+        thread::sleep(LATER);
+        // A guest's secret has its place in a page.
+        let secret = victim.secret();
+        let holds = |piece: &[u8]| {
+            let mut pages = piece.chunks_exact(PAGE);
+            pages.any(|page| page.get(OFFSET..).is_some_and(|at| at.starts_with(secret)))
+        };
+        if let Some(path) = self.anywhere(holds)? {
+            let path = path.display();
+            return Ok(Outcome::Leaked(format!("found in {path} ({pushed})")));
         }
         Ok(Outcome::Held(format!(
             "not in the {mib} MiB of swap ({pushed})"
@@ -189,7 +194,7 @@ impl Swaps {
         }
         let size = self.all.iter().map(|(_, _, len)| len).sum::<u64>();
         let searched = size <= SEARCHED;
-        if searched && let Some(path) = self.anywhere(secret)? {
+        if searched && let Some(path) = self.anywhere(|piece| contains(piece, secret))? {
             return Ok(Outcome::Leaked(format!(
                 "found in {} ({pushed})",
                 path.display()
@@ -224,14 +229,14 @@ impl Swaps {
         Ok(None)
     }
 
-    /// A swap that has the secret anywhere. A slot is a page, and so is a piece's end.
-    fn anywhere(&self, secret: &[u8]) -> Result<Option<&Path>, Broken> {
+    /// A swap that has a piece which holds the secret. A slot is a page, and so is a piece's end.
+    fn anywhere(&self, holds: impl Fn(&[u8]) -> bool) -> Result<Option<&Path>, Broken> {
         let mut piece = Aligned::new(PIECE);
         for (path, file, _) in &self.all {
             let mut at = 0;
             loop {
                 let read = read_at(file, piece.bytes(), at).map_err(unreadable(path))?;
-                if contains(piece.bytes().get(..read).unwrap_or_default(), secret) {
+                if holds(piece.bytes().get(..read).unwrap_or_default()) {
                     return Ok(Some(path));
                 }
                 if read < PIECE {
