@@ -113,6 +113,8 @@ fn close<S: Sides>(
     for run in runs {
         sides.view().wipe(run.start * PAGE, run.len() * PAGE);
     }
+    // All at once; freeing would unmap each page by itself. Where it fails, freeing does.
+    let _ = sides.view().forget(pages.clone());
     // The pages are converted, whether this can be freed or not; it is dropped before they are shared again.
     let _ = sides.punch(Side::Shared, pages);
     Ok(())
