@@ -78,9 +78,11 @@ pub(crate) struct Pair {
     nowhere: Memory,
     private: OwnedFd,
     shared: OwnedFd,
+    /// Chunks of which a page has a slot of its own.
+    split: [bool; LEN / LARGE],
 }
 
-/// The slots of the parts of a chunk of which a page is on the other side.
+/// The slots of the parts of a chunk that is split.
 const SPLIT: u32 = 200;
 
 impl Pair {
@@ -93,6 +95,7 @@ impl Pair {
             private,
             shared,
             bare,
+            split: [false; LEN / LARGE],
         };
         for chunk in 0..LEN / LARGE {
             let start = chunk * LARGE;
@@ -115,26 +118,23 @@ impl Pair {
         self.bare.slot(number, 0, 0, Source::Nothing);
     }
 
-    fn flip(&self, bytes: &Range<usize>, to: Side) {
+    /// Of a whole chunk, or always of the same page of it, which keeps its slot.
+    fn flip(&mut self, bytes: &Range<usize>, to: Side) {
         let chunk = bytes.start / LARGE;
         let whole = chunk * LARGE..(chunk + 1) * LARGE;
-        let number = 2 + chunk as u32;
-        let parts = [
-            (whole.start..bytes.start, Side::Shared),
-            (bytes.clone(), Side::Private),
-            (bytes.end..whole.end, Side::Shared),
-        ];
+        let (number, parts) = (2 + chunk as u32, SPLIT + 3 * chunk as u32);
         if *bytes == whole {
             self.delete(number);
             self.slot(number, whole, to);
-        } else if to == Side::Private {
-            self.delete(number);
-            for (n, (part, side)) in parts.into_iter().enumerate() {
-                self.slot(SPLIT + n as u32, part, side);
-            }
+        } else if self.split[chunk] {
+            self.delete(parts + 1);
+            self.slot(parts + 1, bytes.clone(), to);
         } else {
-            (0..3).for_each(|n| self.delete(SPLIT + n));
-            self.slot(number, whole, Side::Shared);
+            self.delete(number);
+            self.slot(parts, whole.start..bytes.start, Side::Shared);
+            self.slot(parts + 1, bytes.clone(), to);
+            self.slot(parts + 2, bytes.end..whole.end, Side::Shared);
+            self.split[chunk] = true;
         }
     }
 }

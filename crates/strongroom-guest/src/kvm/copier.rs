@@ -331,7 +331,7 @@ impl Copier {
         self.vcpu.sync_regs_mut().regs = regs;
         self.vcpu.set_sync_dirty_reg(SyncReg::Register);
         // Whatever the guest has made of it, where it can.
-        self.tables.copy(0, &self.truth, 0, self.next * PAGE);
+        self.tables.restore(&self.truth, self.next * PAGE);
         loop {
             let errno = match self.vcpu.run() {
                 Ok(VcpuExit::IoOut(port, _)) if port == u16::from(DONE) => return Ok(()),
