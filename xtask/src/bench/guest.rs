@@ -79,7 +79,9 @@ With two threads a value is the mean of both, and a guard of the *neighbour* has
 `conversions.rs`: ranges of 2 MiB, and single pages in the middle of 2 MiB that are shared otherwise, written before they become \
 private; with `pair`, such a page has a slot of its own from its first conversion on, which is not counted. The peer, `by_hand.rs`, makes the system calls that the same change needs, on a machine of its own, and copies by a \
 virtual processor where pages move. It wipes private pages that are dropped, as freed pages of a guest_memfd keep what was in \
-them, and nothing else; strongroom wipes whatever contents leave. No processor of the guest runs.",
+them, and nothing else; strongroom wipes whatever contents leave. No processor of the guest runs. `attributes` needs a type of \
+machine that few kernels have: `cargo xtask vm --kernel built strongroom-guest/bench:guest:conversions` measures it in an emulated \
+machine, and docs/guest.md has what came of it.",
         promises: &[
             promise("attributes, 2 MiB", Target::AtLeastOrShare(2.0, 0.9)),
             promise("poison, 2 MiB", Target::AtLeastOrShare(2.0, 0.9)),

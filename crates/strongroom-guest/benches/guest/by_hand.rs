@@ -9,7 +9,7 @@ use kvm_bindings::{KVM_MEMORY_ATTRIBUTE_PRIVATE, KVM_X86_SW_PROTECTED_VM, kvm_me
 use kvm_ioctls::Kvm;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FallocateFlags, MemfdFlags};
-use strongroom_guest::{Contents, Side};
+use strongroom_guest::{Contents, PAGE, Side};
 use strongroom_sys::userfaultfd;
 
 fn memfd() -> OwnedFd {
@@ -154,6 +154,10 @@ impl Converts for Pair {
                     self.bare.bounce.copy(0, &self.view, start, len);
                     self.bare.store(address, len);
                 }
+                // All at once; freeing would unmap each page by itself.
+                if bytes.len() > PAGE {
+                    self.view.forget(start, len);
+                }
                 punch(&self.shared, &bytes);
             }
             Side::Shared => {
@@ -226,6 +230,10 @@ impl Converts for Attributes {
                 if keep {
                     self.bare.bounce.copy(0, &self.view, start, len);
                     self.bare.store(address, len);
+                }
+                // All at once; freeing would unmap each page by itself.
+                if bytes.len() > PAGE {
+                    self.view.forget(start, len);
                 }
                 punch(&self.shared, &bytes);
             }
