@@ -4,7 +4,7 @@
 
 mod guest;
 
-use guest::{Ended, Guest, MIB, RAM, address, kvm, machine, skipped};
+use guest::{Ended, Guest, MIB, RAM, address, kvm, lacking, machine, skipped};
 use kvm_bindings::{
     KVM_MEMORY_ATTRIBUTE_PRIVATE, KVM_MEMORY_EXIT_FLAG_PRIVATE, KVM_X86_SW_PROTECTED_VM,
     kvm_create_guest_memfd, kvm_memory_attributes,
@@ -20,7 +20,7 @@ use strongroom_guest::backing::{Attributes, Limit, Pair, Plain, Poison, best};
 use strongroom_guest::kvm::exit::{Outcome, Stop};
 use strongroom_guest::kvm::request::{Answer, Function, KEEP, Request, VERSION};
 use strongroom_guest::kvm::{Limits, Machine, Source};
-use strongroom_guest::{Backing, Contents, Error, GuestRegion, PAGE, PageState, Side, Why, ram};
+use strongroom_guest::{Contents, Error, GuestRegion, PAGE, PageState, Side, Why, ram};
 use strongroom_sys::peek::Ring;
 use vm_memory::{Bytes, GuestAddress, MemoryRegionAddress};
 
@@ -37,36 +37,9 @@ fn ordinary(kvm: &Kvm) -> Arc<Machine> {
     machine(kvm, 0, None).unwrap()
 }
 
-/// The backings of this kernel that have private pages, each in a machine of its own.
-fn each(len: usize, test: impl Fn(&'static str, Guest)) {
-    let Some(kvm) = kvm() else { return };
-    let mut some = 0;
-    let mut run =
-        |name: &'static str, machine: Arc<Machine>, made: Result<Box<dyn Backing>, Error>| {
-            match made {
-                Ok(backing) => {
-                    eprintln!("{name}:");
-                    test(name, Guest::new(&kvm, machine, backing, PLENTY));
-                    some += 1;
-                }
-                Err(error) => eprintln!("{name}: not here: {error}"),
-            }
-        };
-    let vm = ordinary(&kvm);
-    run("poison", vm, Poison::new(len).map(|b| Box::new(b) as _));
-    let vm = ordinary(&kvm);
-    let pair = Pair::new(&vm, len, Side::Shared).map(|b| Box::new(b) as _);
-    run("pair", vm, pair);
-    match machine(&kvm, KVM_X86_SW_PROTECTED_VM.into(), None) {
-        Some(vm) => {
-            let made = Attributes::new(&vm, len, Side::Shared).map(|b| Box::new(b) as _);
-            run("attributes", vm, made);
-        }
-        None => eprintln!("attributes: not here: no machines of that type"),
-    }
-    if some == 0 {
-        skipped("no backing has private pages here");
-    }
+/// Each backing of this kernel, with limits that no test meets.
+fn each(len: usize, test: impl FnMut(&'static str, Guest)) {
+    guest::each(len, PLENTY, test);
 }
 
 /// What the kernel says to a system call that reads a page there.
@@ -241,8 +214,9 @@ fn pages_around_stay_as_they_are() {
 fn slots_are_split_and_merged() {
     let Some(kvm) = kvm() else { return };
     let vm = ordinary(&kvm);
-    let Ok(pair) = Pair::new(&vm, 8 * MIB, Side::Shared) else {
-        return skipped("no pair here");
+    let pair = match Pair::new(&vm, 8 * MIB, Side::Shared) {
+        Ok(pair) => pair,
+        Err(error) => return lacking("pair", error),
     };
     let guest = Guest::new(&kvm, vm, pair, PLENTY);
     let slots = guest.machine.slots().clone();
@@ -272,8 +246,9 @@ fn slots_are_split_and_merged() {
 fn no_more_slots_is_an_error_and_changes_nothing() {
     let Some(kvm) = kvm() else { return };
     let vm = machine(&kvm, 0, Some(8)).unwrap();
-    let Ok(pair) = Pair::new(&vm, 2 * MIB, Side::Shared) else {
-        return skipped("no pair here");
+    let pair = match Pair::new(&vm, 2 * MIB, Side::Shared) {
+        Ok(pair) => pair,
+        Err(error) => return lacking("pair", error),
     };
     let guest = Guest::new(&kvm, vm, pair, PLENTY);
     let mut vcpu = guest.processor(0);
@@ -305,8 +280,9 @@ fn what_is_done_when_slots_run_out_is_told() {
     let Some(kvm) = kvm() else { return };
     // The stub, two chunks, and one more.
     let vm = machine(&kvm, 0, Some(4)).unwrap();
-    let Ok(pair) = Pair::new(&vm, 4 * MIB, Side::Shared) else {
-        return skipped("no pair here");
+    let pair = match Pair::new(&vm, 4 * MIB, Side::Shared) {
+        Ok(pair) => pair,
+        Err(error) => return lacking("pair", error),
     };
     let guest = Guest::new(&kvm, vm, pair, PLENTY);
     let mut vcpu = guest.processor(0);
@@ -537,8 +513,9 @@ fn a_place_is_taken_once_and_by_its_own_machine() {
     region(RAM + MIB as u64).place(&one).unwrap();
     drop(first);
     region(RAM).place(&one).unwrap();
-    let Ok(pair) = Pair::new(&one, MIB, Side::Private) else {
-        return skipped("no pair here");
+    let pair = match Pair::new(&one, MIB, Side::Private) {
+        Ok(pair) => pair,
+        Err(error) => return lacking("pair", error),
     };
     let pair = GuestRegion::new(RAM, pair).unwrap();
     assert_eq!(pair.place(&two), Err(Error::ForeignMachine));
@@ -565,7 +542,7 @@ fn a_file_outlives_its_region_and_what_is_gone_stops_the_guest() {
     let Some(kvm) = kvm() else { return };
     let vm = ordinary(&kvm);
     let Some(file) = private_file(&vm, 2 * PAGE) else {
-        return skipped("no private files on ordinary machines here");
+        return lacking("pair", "no private files on ordinary machines");
     };
     let guest = Guest::new(&kvm, Arc::clone(&vm), Plain::new(MIB).unwrap(), PLENTY);
     let mut vcpu = guest.processor(0);
@@ -610,8 +587,9 @@ fn a_stale_pin_sees_nothing_of_the_guest() {
     // A device took its buffer without a guard, before the page became private.
     let Some(kvm) = kvm() else { return };
     let vm = ordinary(&kvm);
-    let Ok(pair) = Pair::new(&vm, 2 * MIB, Side::Shared) else {
-        return skipped("no pair here");
+    let pair = match Pair::new(&vm, 2 * MIB, Side::Shared) {
+        Ok(pair) => pair,
+        Err(error) => return lacking("pair", error),
     };
     let Ok(ring) = Ring::new() else {
         return skipped("no io_uring here");
@@ -637,8 +615,9 @@ fn a_stale_pin_sees_nothing_of_the_guest() {
 fn what_a_region_leaves_is_wiped() {
     let Some(kvm) = kvm() else { return };
     let vm = ordinary(&kvm);
-    let Ok(pair) = Pair::new(&vm, 2 * MIB, Side::Private) else {
-        return skipped("no pair here");
+    let pair = match Pair::new(&vm, 2 * MIB, Side::Private) {
+        Ok(pair) => pair,
+        Err(error) => return lacking("pair", error),
     };
     let other = Guest::new(&kvm, Arc::clone(&vm), Plain::new(MIB).unwrap(), PLENTY);
     let mut vcpu = other.processor(0);

@@ -20,10 +20,11 @@ use initramfs::{Initramfs, Script};
 use kernel::{Choice, Kernel};
 use modules::Modules;
 use qemu::{End, Machine};
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use suites::{Job, User, Work};
+use suites::{Job, Needs, User, Work};
 use transcript::Told;
 
 /// For every guest: the kernel's console, and an end at the first oops. Page-table isolation, as with
@@ -50,6 +51,8 @@ Tests:
   doctor        `strongroom doctor`, as root and as an ordinary user
   limit         programs at RLIMIT_MEMLOCK: malloc may fail there, the program may not crash
   probe         the tests of strongroom-probe
+  guest         guest memory: the tests of strongroom-guest and minivmm, in guests of this guest, on every
+                backing that the kernel has; with --kernel built, `attributes` too
   CRATE/TARGET  one test target of a crate, or its unit tests: strongroom/heap, strongroom-core/lib.
                 What a test needs beside strongroom (a compiler, python) is not in the guest
   sh            a shell instead of tests
@@ -116,9 +119,11 @@ impl Args {
             modules: Vec::new(),
             commands: Vec::new(),
             no_install: true,
-            tests: ["doctor", "attack", "yama", "swap", "limit", "probe"]
-                .map(str::to_owned)
-                .to_vec(),
+            tests: [
+                "doctor", "attack", "yama", "swap", "limit", "probe", "guest",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
         }
     }
 }
@@ -163,13 +168,15 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
     let mut jobs = if shell {
         Vec::new()
     } else {
-        suites::jobs(&args.tests)?
+        suites::jobs(&args.tests, args.kernel)?
     };
     jobs.extend(args.commands.iter().map(|command| Job {
         name: command.clone(),
         user: User::Root,
         before: "",
+        variables: "",
         work: Work::Script(command.clone()),
+        needs: Needs::default(),
     }));
     if !args.no_install {
         packages::ensure_vm()?;
@@ -252,7 +259,7 @@ fn assemble(
     initramfs.program("/usr/bin/gdb", &userland.gdb.join("usr/bin/gdb"))?;
     initramfs.program("/usr/bin/gcore", &userland.gdb.join("usr/bin/gcore"))?;
     initramfs.symlink("/usr/bin/env", "/bin/busybox");
-    let strongroom = programs::strongroom(root)?;
+    let strongroom = programs::program(root, "strongroom-cli", "strongroom")?;
     initramfs.program("/usr/local/bin/strongroom", &strongroom)?;
     let modules = Modules::of(kernel.modules.as_deref())?;
     for name in &args.modules {
@@ -261,11 +268,21 @@ fn assemble(
         }
     }
     let wanted: Vec<String> = MODULES
-        .map(str::to_owned)
         .into_iter()
+        .chain(jobs.iter().flat_map(|job| job.needs.modules).copied())
+        .map(str::to_owned)
         .chain(args.modules.iter().cloned())
         .collect();
     initramfs.modules(modules.closure(&wanted)?);
+    let mut places = vec![strongroom];
+    let needed: BTreeSet<_> = jobs.iter().flat_map(|job| job.needs.programs).collect();
+    for name in needed {
+        let program = programs::program(root, name, name)?;
+        initramfs.program(&format!("/usr/local/bin/{name}"), &program)?;
+        places.push(program);
+    }
+    // Tests of a program were built with its path here.
+    let links: String = places.iter().map(|place| link(place)).collect();
     let mut scripts = Vec::new();
     for (number, job) in jobs.iter().enumerate() {
         let work = match &job.work {
@@ -274,23 +291,25 @@ fn assemble(
                 let program = programs::tests(root, test)?;
                 let name = format!("/usr/local/lib/tests/{number:03}-{}", test.target);
                 initramfs.program(&name, &program)?;
-                // Tests of the command were built with its path here.
-                let at = strongroom.display();
-                format!(
-                    "mkdir -p '{0}' && ln -sf /usr/local/bin/strongroom '{at}'\n{name}",
-                    strongroom.parent().unwrap_or(root).display()
-                )
+                format!("{links}{name}")
             }
         };
         let title = format!("printf '\\n== %s\\n' '{}'", job.name.replace('\'', "'\\''"));
         scripts.push(Script {
             user: job.user,
             before: format!("{title}\n{}", job.before),
-            run: format!("{}\n{work}\n", environment()),
+            run: format!("{}{}\n{work}\n", environment(), job.variables),
         });
     }
     initramfs.jobs(&scripts);
     Ok(initramfs)
+}
+
+/// Has a program of the guest be where it is here.
+fn link(place: &Path) -> String {
+    let directory = place.parent().unwrap_or(Path::new("/")).display();
+    let name = place.file_name().unwrap_or_default().display();
+    format!("mkdir -p '{directory}' && ln -sf '/usr/local/bin/{name}' '{directory}/{name}'\n")
 }
 
 /// What the tests here are told by the environment, those in the guest are told too.
