@@ -5,7 +5,7 @@ use crate::dirty::Dirty;
 use crate::futex::Futex;
 use crate::kvm::{Machine, Slot};
 use crate::mapping::{Mapping, View};
-use crate::{Error, PAGE};
+use crate::{Error, PAGE, ReadOnly};
 use core::ops::Range;
 use core::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
@@ -278,6 +278,27 @@ impl GuestRegion {
             at = end;
         }
         Ok(())
+    }
+
+    /// Makes shared pages ones that the guest writes and this process, and every one that has their file, can only read. There
+    /// is no way back: they stay so, and shared, as long as the region.
+    ///
+    /// This process itself keeps two ways: the guest's own mapping, where that is one of this process's, and a page
+    /// beside them that is writable still, whose mapping mremap(2) makes longer. A process that is given the
+    /// file afterwards has none.
+    ///
+    /// It closes all of the region's file to new writers, so that what is discarded later is wiped and takes memory on.
+    ///
+    /// # Errors
+    /// Misaligned bytes; the first page that is not shared, or that somebody holds; [`Error::NotOffered`]; what the
+    /// kernel says.
+    pub fn read_only(&self, bytes: Range<usize>) -> Result<ReadOnly<'_>, Error> {
+        let pages = whole(&bytes)?;
+        let pin = self.states().pin(pages.clone())?;
+        self.backing.read_only(pages)?;
+        // For good.
+        core::mem::forget(pin);
+        Ok(ReadOnly::new(self, bytes))
     }
 
     /// Has whole pages be there before they are touched. `progress` hears how many bytes are done.

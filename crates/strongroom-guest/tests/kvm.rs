@@ -429,6 +429,42 @@ fn a_regular_machine_runs_and_has_nothing_private() {
 }
 
 #[test]
+fn the_guest_writes_what_the_monitor_can_only_read() {
+    each(4 * MIB, |name, guest| {
+        let mut vcpu = guest.processor(0);
+        vcpu.fill(0, 1024 * WORDS, 1);
+        let bytes = 2 * PAGE..700 * PAGE;
+        let pages = match guest.region().read_only(bytes.clone()) {
+            Ok(pages) => pages,
+            // Their slots are flipped by files, whose seals are not a memfd's.
+            Err(Error::NotOffered { .. }) if name != "poison" => return,
+            Err(other) => panic!("{name}: {other}"),
+        };
+        let read = |page: usize| {
+            let mut word = [0; 8];
+            pages.read((page - 2) * PAGE, &mut word).unwrap();
+            u64::from_ne_bytes(word)
+        };
+        assert_eq!(read(5), (5 * WORDS) as u64 + 1);
+        // Pages that are there and have been read, and the guest's mappings of them are made anew.
+        vcpu.fill(0, 1024 * WORDS, 0x9999_0000);
+        assert_eq!(vcpu.differs(0, 1024 * WORDS, 0x9999_0000), None);
+        for page in [2, 5, 511, 512, 699] {
+            assert_eq!(read(page), 0x9999_0000 + (page * WORDS) as u64);
+        }
+        // The guest cannot take them away either.
+        let hide = Request {
+            function: Function::Hide as u64,
+            address: address(5),
+            length: PAGE as u64,
+            flags: KEEP,
+        };
+        assert_eq!(vcpu.request(hide), Answer::InUse.code());
+        assert_eq!(vcpu.differs(0, 1024 * WORDS, 0x9999_0000), None);
+    });
+}
+
+#[test]
 fn a_processor_that_never_exits_does_not_keep_pages_from_changing() {
     each(4 * MIB, |_, guest| {
         let mut vcpu = guest.processor(0);

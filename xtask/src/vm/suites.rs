@@ -214,6 +214,7 @@ const SUITES: [Suite; 7] = [
             ("strongroom-guest", "conversion", SCOPE_0),
             ("strongroom-guest", "nothing_left", SCOPE_0),
             ("strongroom-guest", "confine", SCOPE_0),
+            ("strongroom-guest", "read_only", SCOPE_0),
             ("strongroom-guest", "page_table", SCOPE_0),
             ("strongroom-guest", "vm_memory", SCOPE_0),
             ("strongroom-guest", "storm", SCOPE_0),

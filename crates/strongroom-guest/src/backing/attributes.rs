@@ -6,6 +6,7 @@
 //! which is the one that has to obey it). As in a [`Pair`](super::Pair), the two sides of a page are
 //! different memory, so that a stale pin of the shared one never sees what the guest writes later (D1).
 
+use super::file::File;
 use super::moving::{self, Sides};
 use super::{Backing, Limit};
 use crate::kvm::{GuestMemfd, Held, Kind, Machine, Slot, Source, punch, resident};
@@ -15,8 +16,7 @@ use core::ops::Range;
 use kvm_bindings::{
     KVM_CAP_MEMORY_ATTRIBUTES, KVM_MEMORY_ATTRIBUTE_PRIVATE, kvm_memory_attributes,
 };
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::MemfdFlags;
+use rustix::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use strongroom_core::Receipt;
 use strongroom_core::page::Side;
@@ -28,7 +28,7 @@ pub struct Attributes {
     /// First: it goes before what it is of.
     slot: Mutex<Option<Slot>>,
     view: Mapping,
-    shared: OwnedFd,
+    shared: File,
     private: GuestMemfd,
     initial: Side,
     start: OnceLock<u64>,
@@ -52,10 +52,8 @@ impl Attributes {
             return Err(Error::Kernel { call, errno });
         }
         let private = GuestMemfd::new(machine.vm(), len, Kind::Unmappable)?;
-        let shared = rustix::fs::memfd_create(c"strongroom-guest", MemfdFlags::CLOEXEC)
-            .map_err(Error::of("memfd_create"))?;
-        rustix::fs::ftruncate(&shared, len as u64).map_err(Error::of("ftruncate"))?;
-        let view = Mapping::shared(&shared, 0, len)?;
+        let shared = File::new(len)?;
+        let view = shared.map(len)?;
         Ok(Self {
             slot: Mutex::new(None),
             view,

@@ -2,6 +2,7 @@
 
 mod attributes;
 mod choice;
+mod file;
 mod limit;
 mod moving;
 mod pair;
@@ -103,6 +104,17 @@ pub trait Backing: Send + Sync + fmt::Debug {
         Err(Error::NotOffered { backing, what })
     }
 
+    /// Makes shared pages ones that this process can only read, and all who have its file: there is no way back. The guest
+    /// writes them still. Nobody holds them.
+    ///
+    /// # Errors
+    /// What the kernel says; the file may be closed to new writers then.
+    fn read_only(&self, _pages: Range<usize>) -> Result<(), Error> {
+        let backing = self.name();
+        let what = "pages that the guest alone writes";
+        Err(Error::NotOffered { backing, what })
+    }
+
     /// Makes the region the guest's memory at an address. The slot that comes back is dropped before
     /// the backing; where none does, the backing keeps its own.
     ///
@@ -180,6 +192,10 @@ impl Backing for Box<dyn Backing> {
 
     fn bind(&self, pages: Range<usize>, nodes: u64) -> Result<(), Error> {
         self.as_ref().bind(pages, nodes)
+    }
+
+    fn read_only(&self, pages: Range<usize>) -> Result<(), Error> {
+        self.as_ref().read_only(pages)
     }
 
     fn place(&self, machine: &Arc<Machine>, start: u64) -> Result<Option<Slot>, Error> {

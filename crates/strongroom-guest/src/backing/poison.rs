@@ -12,13 +12,13 @@
 //! wrong, and it ends. A page that a real memory error hit raises SIGBUS, too; the region's state
 //! tells which it was (E1), and nothing reads a poisoned page (E2).
 
+use super::file::File;
 use super::{Backing, Limit};
 use crate::kvm::{Machine, Slot, Source};
 use crate::mapping::Mapping;
 use crate::{Contents, Error, PAGE};
 use core::ops::Range;
 use rustix::fd::OwnedFd;
-use rustix::fs::MemfdFlags;
 use std::sync::Arc;
 use strongroom_core::page::Side;
 use strongroom_core::{Protections, Reason, Receipt};
@@ -29,7 +29,7 @@ use strongroom_sys::{Errno, userfaultfd};
 pub struct Poison {
     view: Mapping,
     alias: Mapping,
-    file: OwnedFd,
+    file: File,
     /// As long as it is open, pages can be poisoned.
     registration: OwnedFd,
 }
@@ -45,12 +45,8 @@ impl Poison {
     /// userfaultfd(2) say: EINVAL before Linux 6.6.
     pub fn new(len: usize) -> Result<Self, Error> {
         super::whole_pages(len)?;
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = rustix::fs::memfd_create(c"strongroom-guest", flags)
-            .map_err(Error::of("memfd_create"))?;
-        rustix::fs::ftruncate(&file, len as u64).map_err(Error::of("ftruncate"))?;
-        let view = Mapping::shared(&file, 0, len)?;
-        let alias = Mapping::shared(&file, 0, len)?;
+        let file = File::new(len)?;
+        let (view, alias) = (file.map(len)?, file.map(len)?);
         let registration =
             userfaultfd::allow_poison(view.start(), len).map_err(Error::of("userfaultfd"))?;
         Ok(Self {
@@ -114,7 +110,7 @@ impl Backing for Poison {
         }
         if contents == Contents::Dropped {
             // Poison markers are entries of the mapping and stay.
-            if let Err(error) = crate::kvm::punch(&self.file, pages.clone()) {
+            if let Err(error) = self.file.discard(pages.clone(), &self.alias) {
                 if to == Side::Private {
                     self.view.forget(pages).map_err(Error::of("madvise"))?;
                 }
@@ -146,7 +142,7 @@ impl Backing for Poison {
     }
 
     fn discard(&self, pages: Range<usize>) -> Result<(), Error> {
-        crate::kvm::punch(&self.file, pages)
+        self.file.discard(pages, &self.alias)
     }
 
     fn populate(&self, pages: Range<usize>) -> Result<(), Error> {
@@ -159,6 +155,12 @@ impl Backing for Poison {
 
     fn bind(&self, pages: Range<usize>, nodes: u64) -> Result<(), Error> {
         self.alias.bind(pages, nodes).map_err(Error::of("mbind"))
+    }
+
+    fn read_only(&self, pages: Range<usize>) -> Result<(), Error> {
+        self.file.end_writing()?;
+        // Made after that: it cannot become writable.
+        self.view.map_read_only(&self.file, pages)
     }
 
     fn place(&self, machine: &Arc<Machine>, start: u64) -> Result<Option<Slot>, Error> {
