@@ -252,6 +252,19 @@ impl GuestRegion {
         Error::Partly { call, errno, done }
     }
 
+    /// The first of these pages with those after it that are on the same side, as far as one can tell: somebody may
+    /// be converting them.
+    fn run(&self, pages: Range<usize>) -> (Range<usize>, Side) {
+        let states = self.states();
+        let side = |page| match states.state(page) {
+            Some(PageState::Private) => Side::Private,
+            _ => Side::Shared,
+        };
+        let first = side(pages.start);
+        let end = pages.clone().find(|&page| side(page) != first);
+        (pages.start..end.unwrap_or(pages.end), first)
+    }
+
     /// Drops the contents of whole pages, as a balloon does: they are zero when they are touched
     /// again, and take no memory until then. They stay private or shared.
     ///
@@ -262,20 +275,16 @@ impl GuestRegion {
         let states = self.states();
         let mut at = pages.start;
         while at < pages.end {
-            let private = |page| states.state(page) == Some(PageState::Private);
-            let side = private(at);
-            let end = (at..pages.end)
-                .find(|&page| private(page) != side)
-                .unwrap_or(pages.end);
-            if side {
+            let (run, side) = self.run(at..pages.end);
+            at = run.end;
+            if side == Side::Private {
                 // On that side already: nothing changes, and nobody else converts them meanwhile.
-                let _taken = states.convert(at..end, Side::Private, Instant::now())?;
-                self.backing.discard(at..end)?;
+                let _taken = states.convert(run.clone(), Side::Private, Instant::now())?;
+                self.backing.discard(run)?;
             } else {
-                let _pin = states.pin(at..end)?;
-                self.backing.discard(at..end)?;
+                let _pin = states.pin(run.clone())?;
+                self.backing.discard(run)?;
             }
-            at = end;
         }
         Ok(())
     }
@@ -315,8 +324,9 @@ impl GuestRegion {
         let mut at = pages.start;
         while at < pages.end {
             let end = pages.end.min(at + POPULATE_AT_ONCE / PAGE);
-            self.backing.populate(at..end)?;
-            at = end;
+            let (run, side) = self.run(at..end);
+            at = run.end;
+            self.backing.populate(run, side)?;
             progress((at - pages.start) * PAGE);
         }
         Ok(())
@@ -333,14 +343,22 @@ impl GuestRegion {
     }
 
     /// Takes the memory of whole pages from these NUMA nodes, where bit n is node n. What is there
-    /// already stays where it is; conversions move nothing.
+    /// already stays where it is. Conversions move nothing where a page is the same memory on both sides; where it is not, bound
+    /// pages are there from now on, and those of the other side come from the same nodes.
     ///
     /// # Errors
-    /// Misaligned bytes, EINVAL for nodes that are not there.
+    /// Misaligned bytes; EINVAL for nodes that are not there, and ENOSYS from a kernel that knows no nodes: some
+    /// may be bound then.
     pub fn bind(&self, bytes: Range<usize>, nodes: u64) -> Result<(), Error> {
         let pages = whole(&bytes)?;
         self.states().has(pages.clone())?;
-        self.backing.bind(pages, nodes)
+        let mut at = pages.start;
+        while at < pages.end {
+            let (run, side) = self.run(at..pages.end);
+            at = run.end;
+            self.backing.bind(run, side, nodes)?;
+        }
+        Ok(())
     }
 
     /// Writes all of the region out. While it is written, no page becomes private.

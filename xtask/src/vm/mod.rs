@@ -24,7 +24,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use suites::{Job, Needs, User, Work};
+use suites::{Job, User, Work};
 use transcript::Told;
 
 /// For every guest: the kernel's console, and an end at the first oops. Page-table isolation, as with
@@ -86,6 +86,9 @@ pub(crate) struct Args {
     /// The guest's processors
     #[arg(long, default_value_t = 2)]
     cpus: u32,
+    /// The guest's NUMA nodes, which share its memory
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+    nodes: u32,
     /// RLIMIT_MEMLOCK of every process, soft and hard: KiB or `unlimited`; the kernel's own is 8192
     #[arg(long, default_value = "8192", value_parser = limit)]
     memlock: String,
@@ -114,6 +117,7 @@ impl Args {
             append: Vec::new(),
             memory: 2048,
             cpus: 2,
+            nodes: 1,
             memlock: "8192".to_owned(),
             timeout: 900,
             modules: Vec::new(),
@@ -176,7 +180,7 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
         before: "",
         variables: "",
         work: Work::Script(command.clone()),
-        needs: Needs::default(),
+        needs: suites::NOTHING,
     }));
     if !args.no_install {
         packages::ensure_vm()?;
@@ -204,6 +208,10 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
         append: &append,
         memory: args.memory,
         cpus: args.cpus,
+        nodes: jobs
+            .iter()
+            .map(|job| job.needs.nodes)
+            .fold(args.nodes, u32::max),
     };
     let console = run.path("console");
     say(&format!("starting {} ({append})", kernel.name));

@@ -35,12 +35,14 @@ pub(super) struct Job {
 }
 
 /// What a job needs of the guest, beside what every one has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Needs {
     /// Kernel modules, with those that they need themselves. A kernel that has them built in has no such.
     pub(super) modules: &'static [&'static str],
     /// Programs of this workspace, by their packages' names.
     pub(super) programs: &'static [&'static str],
+    /// NUMA nodes, at least.
+    pub(super) nodes: u32,
 }
 
 /// A name of jobs.
@@ -52,9 +54,10 @@ struct Suite {
     needs: Needs,
 }
 
-const NOTHING: Needs = Needs {
+pub(super) const NOTHING: Needs = Needs {
     modules: &[],
     programs: &[],
+    nodes: 1,
 };
 
 /// Yama as Debian has it, and as it is where it guards. A kernel without has no such file.
@@ -214,6 +217,7 @@ const SUITES: [Suite; 7] = [
             ("strongroom-guest", "conversion", SCOPE_0),
             ("strongroom-guest", "nothing_left", SCOPE_0),
             ("strongroom-guest", "confine", SCOPE_0),
+            ("strongroom-guest", "placement", SCOPE_0),
             ("strongroom-guest", "read_only", SCOPE_0),
             ("strongroom-guest", "page_table", SCOPE_0),
             ("strongroom-guest", "vm_memory", SCOPE_0),
@@ -228,6 +232,7 @@ const SUITES: [Suite; 7] = [
 const GUESTS: Needs = Needs {
     modules: &["kvm_amd"],
     programs: &["minivmm"],
+    nodes: 2,
 };
 
 /// The backings that a guest's memory can have with this kernel, best first. A test of guest memory that

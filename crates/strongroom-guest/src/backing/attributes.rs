@@ -7,9 +7,9 @@
 //! different memory, so that a stale pin of the shared one never sees what the guest writes later (D1).
 
 use super::file::File;
-use super::moving::{self, Sides};
+use super::moving::{self, Bound, Sides};
 use super::{Backing, Limit};
-use crate::kvm::{GuestMemfd, Held, Kind, Machine, Slot, Source, punch, resident};
+use crate::kvm::{GuestMemfd, Held, Kind, Machine, Slot, Source, populate, punch, resident};
 use crate::mapping::Mapping;
 use crate::{Contents, Error, PAGE};
 use core::ops::Range;
@@ -30,6 +30,7 @@ pub struct Attributes {
     view: Mapping,
     shared: File,
     private: GuestMemfd,
+    bound: Bound,
     initial: Side,
     start: OnceLock<u64>,
     machine: Arc<Machine>,
@@ -59,6 +60,7 @@ impl Attributes {
             view,
             shared,
             private,
+            bound: Bound::default(),
             initial,
             start: OnceLock::new(),
             machine: Arc::clone(machine),
@@ -96,6 +98,17 @@ impl Sides for Attributes {
 
     fn flip(&self, _held: &mut Held, pages: Range<usize>, to: Side) -> Result<(), Error> {
         self.set(pages, to)
+    }
+
+    fn populate(&self, side: Side, pages: Range<usize>) -> Result<(), Error> {
+        match side {
+            Side::Private => self.private.populate(pages),
+            Side::Shared => populate(&self.shared, pages),
+        }
+    }
+
+    fn bound(&self) -> &Bound {
+        &self.bound
     }
 
     fn punch(&self, side: Side, pages: Range<usize>) -> Result<(), Error> {
@@ -173,7 +186,20 @@ impl Backing for Attributes {
     }
 
     fn discard(&self, pages: Range<usize>) -> Result<(), Error> {
-        moving::discard(self, pages)
+        moving::discard(self.name(), self, pages)
+    }
+
+    fn populate(&self, pages: Range<usize>, side: Side) -> Result<(), Error> {
+        Sides::populate(self, side, pages)
+    }
+
+    fn lock(&self, pages: Range<usize>) -> Result<(), Error> {
+        // Private pages are: the kernel marks those of a guest_memfd unevictable (virt/kvm/guest_memfd.c).
+        self.view.lock(pages).map_err(Error::of("mlock2"))
+    }
+
+    fn bind(&self, pages: Range<usize>, side: Side, nodes: u64) -> Result<(), Error> {
+        moving::bind(self, side, pages, nodes)
     }
 
     fn shared_file(&self) -> Option<BorrowedFd<'_>> {

@@ -73,11 +73,11 @@ pub trait Backing: Send + Sync + fmt::Debug {
     /// What the kernel says; contents may be gone in part then.
     fn discard(&self, pages: Range<usize>) -> Result<(), Error>;
 
-    /// Has pages be there before they are touched.
+    /// Has pages be there before they are touched, of the side that they are on.
     ///
     /// # Errors
     /// ENOMEM and whatever else the kernel says; some may be there then.
-    fn populate(&self, _pages: Range<usize>) -> Result<(), Error> {
+    fn populate(&self, _pages: Range<usize>, _side: Side) -> Result<(), Error> {
         let backing = self.name();
         let what = "pages that are there before they are touched";
         Err(Error::NotOffered { backing, what })
@@ -97,8 +97,8 @@ pub trait Backing: Send + Sync + fmt::Debug {
     /// move what is there already.
     ///
     /// # Errors
-    /// EINVAL for nodes that there are not.
-    fn bind(&self, _pages: Range<usize>, _nodes: u64) -> Result<(), Error> {
+    /// EINVAL for nodes that there are not; ENOSYS from a kernel that knows no nodes.
+    fn bind(&self, _pages: Range<usize>, _side: Side, _nodes: u64) -> Result<(), Error> {
         let backing = self.name();
         let what = "a NUMA policy";
         Err(Error::NotOffered { backing, what })
@@ -182,16 +182,16 @@ impl Backing for Box<dyn Backing> {
         self.as_ref().discard(pages)
     }
 
-    fn populate(&self, pages: Range<usize>) -> Result<(), Error> {
-        self.as_ref().populate(pages)
+    fn populate(&self, pages: Range<usize>, side: Side) -> Result<(), Error> {
+        self.as_ref().populate(pages, side)
     }
 
     fn lock(&self, pages: Range<usize>) -> Result<(), Error> {
         self.as_ref().lock(pages)
     }
 
-    fn bind(&self, pages: Range<usize>, nodes: u64) -> Result<(), Error> {
-        self.as_ref().bind(pages, nodes)
+    fn bind(&self, pages: Range<usize>, side: Side, nodes: u64) -> Result<(), Error> {
+        self.as_ref().bind(pages, side, nodes)
     }
 
     fn read_only(&self, pages: Range<usize>) -> Result<(), Error> {

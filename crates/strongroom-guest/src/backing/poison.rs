@@ -145,7 +145,7 @@ impl Backing for Poison {
         self.file.discard(pages, &self.alias)
     }
 
-    fn populate(&self, pages: Range<usize>) -> Result<(), Error> {
+    fn populate(&self, pages: Range<usize>, _side: Side) -> Result<(), Error> {
         self.alias.populate(pages).map_err(Error::of("madvise"))
     }
 
@@ -153,7 +153,7 @@ impl Backing for Poison {
         self.alias.lock(pages).map_err(Error::of("mlock2"))
     }
 
-    fn bind(&self, pages: Range<usize>, nodes: u64) -> Result<(), Error> {
+    fn bind(&self, pages: Range<usize>, _side: Side, nodes: u64) -> Result<(), Error> {
         self.alias.bind(pages, nodes).map_err(Error::of("mbind"))
     }
 
