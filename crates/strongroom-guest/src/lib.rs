@@ -28,6 +28,6 @@ pub use error::Error;
 pub use futex::Futex;
 pub use ram::GuestRam;
 pub use read_only::ReadOnly;
-pub use region::{Contents, GuestRegion};
+pub use region::{Contents, GuestRegion, Sigbus};
 pub use strongroom_core::page::{PageState, Refused, Side, Why};
 pub use strongroom_sys::PAGE;

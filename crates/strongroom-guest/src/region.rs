@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use strongroom_core::Receipt;
 use strongroom_core::page::{self, PageState, PageStates, Side};
+use strongroom_sys::memory;
 
 /// What becomes of a page's contents when it changes sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,21 @@ pub type ExclusivePin<'r> = page::ExclusivePin<'r, Futex>;
 
 /// How much is populated between two words about progress, in bytes.
 const POPULATE_AT_ONCE: usize = 64 << 20;
+
+/// What a SIGBUS is about ([`GuestRegion::sigbus`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sigbus {
+    /// A page that is private: somebody touched it without a guard. The guest has it, and it is whole.
+    Protected {
+        /// Where in the region, in bytes.
+        offset: usize,
+    },
+    /// A page whose memory failed: what was in it is lost.
+    Failed {
+        /// Where in the region, in bytes.
+        offset: usize,
+    },
+}
 
 /// Why a region was not written out.
 #[derive(Debug, thiserror::Error)]
@@ -368,6 +384,28 @@ impl GuestRegion {
     pub fn snapshot(&self, out: &mut impl vm_memory::WriteVolatile) -> Result<(), SnapshotError> {
         let slice = self.slice(0..self.len())?;
         Ok(out.write_all_volatile(&slice)?)
+    }
+
+    /// What a SIGBUS at an address of this process is about, if it is one of the region's: a page that is protected, or
+    /// one whose memory failed, which is [poisoned](PageState::Poisoned) from now on.
+    ///
+    /// The signal does not tell: where the kernel knows memory errors, it is BUS_MCEERR_AR for both. So the
+    /// page is tried where the guest has it, by a system call that raises no signal. It can be called by
+    /// the signal's handler: atomic operations, and one futex(2).
+    pub fn sigbus(&self, address: *const u8) -> Option<Sigbus> {
+        let within = |start: *mut u8| {
+            let offset = (address as usize).checked_sub(start as usize)?;
+            (offset < self.len).then_some(offset)
+        };
+        let alias = self.backing.guest_alias();
+        let offset = within(self.host()).or_else(|| alias.and_then(within))?;
+        let page = offset / PAGE * PAGE;
+        let memory = alias.unwrap_or(self.host()).wrapping_add(page);
+        if memory::touch(memory, PAGE).is_ok() {
+            return Some(Sigbus::Protected { offset });
+        }
+        let _ = self.poison(offset);
+        Some(Sigbus::Failed { offset })
     }
 
     /// Marks the page at an offset as lost to a memory error, which is told apart from protection.

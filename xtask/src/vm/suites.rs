@@ -219,6 +219,7 @@ const SUITES: [Suite; 7] = [
             ("strongroom-guest", "confine", SCOPE_0),
             ("strongroom-guest", "placement", SCOPE_0),
             ("strongroom-guest", "read_only", SCOPE_0),
+            ("strongroom-guest", "memory_error", SCOPE_0),
             ("strongroom-guest", "page_table", SCOPE_0),
             ("strongroom-guest", "vm_memory", SCOPE_0),
             ("strongroom-guest", "storm", SCOPE_0),
@@ -235,12 +236,14 @@ const GUESTS: Needs = Needs {
     nodes: 2,
 };
 
-/// The backings that a guest's memory can have with this kernel, best first. A test of guest memory that
-/// does not find one of them fails.
-const fn backings(kernel: Choice) -> &'static str {
+/// The backings that a guest's memory can have with this kernel, best first: a test of guest memory that
+/// does not find one of them fails. And its memory may be damaged.
+const fn variables(kernel: Choice) -> &'static str {
     match kernel {
-        Choice::Stock => "export STRONGROOM_BACKINGS='poison'",
-        Choice::Built => "export STRONGROOM_BACKINGS='attributes poison'",
+        Choice::Stock => "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='poison'",
+        Choice::Built => {
+            "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison'"
+        }
     }
 }
 
@@ -256,7 +259,7 @@ pub(super) fn jobs(tests: &[String], kernel: Choice) -> Result<Vec<Job>, String>
                 name: name.to_owned(),
                 user,
                 before,
-                variables: backings(kernel),
+                variables: variables(kernel),
                 work: Work::Script(script.to_owned()),
                 needs: suite.needs,
             }));
@@ -297,7 +300,7 @@ fn tested(package: &str, target: &str, before: &'static str, kernel: Choice) -> 
         name: format!("{package}/{target}{scope}"),
         user: User::Root,
         before,
-        variables: backings(kernel),
+        variables: variables(kernel),
         needs: suite.map_or(NOTHING, |suite| suite.needs),
         work: Work::Tests(TestTarget {
             package: package.to_owned(),

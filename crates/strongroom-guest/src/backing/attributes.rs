@@ -9,7 +9,7 @@
 use super::file::File;
 use super::moving::{self, Bound, Sides};
 use super::{Backing, Limit};
-use crate::kvm::{GuestMemfd, Held, Kind, Machine, Slot, Source, populate, punch, resident};
+use crate::kvm::{GuestMemfd, Held, Kind, Machine, Slot, Source, punch, resident};
 use crate::mapping::Mapping;
 use crate::{Contents, Error, PAGE};
 use core::ops::Range;
@@ -103,7 +103,8 @@ impl Sides for Attributes {
     fn populate(&self, side: Side, pages: Range<usize>) -> Result<(), Error> {
         match side {
             Side::Private => self.private.populate(pages),
-            Side::Shared => populate(&self.shared, pages),
+            // By the view, which may be locked.
+            Side::Shared => self.view.populate(pages).map_err(Error::of("madvise")),
         }
     }
 

@@ -49,7 +49,8 @@ impl GuestMemfd {
 
     /// Has pages be there: they are zero, or what they were.
     pub(crate) fn populate(&self, pages: Range<usize>) -> Result<(), Error> {
-        populate(&self.0, pages)
+        // Memory comes by the policy of the thread that calls it.
+        allocate(&self.0, FallocateFlags::empty(), pages)
     }
 
     /// Runs of pages, in order, outside of which no page of `pages` is in memory.
@@ -67,11 +68,6 @@ impl AsFd for GuestMemfd {
 /// Frees pages of a file.
 pub(crate) fn punch(file: impl AsFd, pages: Range<usize>) -> Result<(), Error> {
     allocate(file, FallocateFlags::PUNCH_HOLE, pages)
-}
-
-/// Has pages of a file be there. Memory comes by the policy of the thread that calls it.
-pub(crate) fn populate(file: impl AsFd, pages: Range<usize>) -> Result<(), Error> {
-    allocate(file, FallocateFlags::empty(), pages)
 }
 
 fn allocate(file: impl AsFd, flags: FallocateFlags, pages: Range<usize>) -> Result<(), Error> {

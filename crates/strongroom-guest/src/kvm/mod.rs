@@ -55,7 +55,7 @@ pub use confine::confine;
 pub use copier::BOUNCE;
 pub(crate) use copier::Copier;
 pub use gate::Gate;
-pub(crate) use guest_memfd::{GuestMemfd, Kind, populate, punch, resident};
+pub(crate) use guest_memfd::{GuestMemfd, Kind, punch, resident};
 pub use rate::Limits;
 pub use request::Desk;
 pub use slots::{Slot, Slots, Source};
