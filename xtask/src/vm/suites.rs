@@ -215,6 +215,8 @@ const SUITES: [Suite; 7] = [
         tests: &[
             ("strongroom-guest", "kvm", SCOPE_0),
             ("strongroom-guest", "conversion", SCOPE_0),
+            ("strongroom-guest", "kernel_logic", SCOPE_0),
+            ("strongroom-guest", "limits", SCOPE_0),
             ("strongroom-guest", "nothing_left", SCOPE_0),
             ("strongroom-guest", "confine", SCOPE_0),
             ("strongroom-guest", "placement", SCOPE_0),
