@@ -84,6 +84,17 @@ impl Mapping {
         Ok(Self { start, len })
     }
 
+    /// Maps pages of a file anew that this is a mapping of, to be read only.
+    pub(crate) fn map_read_only(&self, file: impl AsFd, pages: Range<usize>) -> Result<(), Error> {
+        let (start, len) = self.range(pages.clone()).map_err(Error::of("mmap"))?;
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
+        let offset = (pages.start * PAGE) as u64;
+        // SAFETY: the pages are the mapping's own, and of the same file, so that whoever reads them goes on.
+        unsafe { rustix::mm::mmap(start.cast(), len, ProtFlags::READ, flags, file, offset) }
+            .map_err(Error::of("mmap"))?;
+        Ok(())
+    }
+
     /// Addresses that nothing is at: whoever uses them fails. In bytes.
     pub(crate) fn nothing(len: usize) -> Result<Self, Error> {
         // SAFETY: a new mapping replaces nothing.

@@ -12,13 +12,13 @@
 //! wrong, and it ends. A page that a real memory error hit raises SIGBUS, too; the region's state
 //! tells which it was (E1), and nothing reads a poisoned page (E2).
 
+use super::file::File;
 use super::{Backing, Limit};
 use crate::kvm::{Machine, Slot, Source};
 use crate::mapping::Mapping;
 use crate::{Contents, Error, PAGE};
 use core::ops::Range;
 use rustix::fd::OwnedFd;
-use rustix::fs::MemfdFlags;
 use std::sync::Arc;
 use strongroom_core::page::Side;
 use strongroom_core::{Protections, Receipt};
@@ -47,12 +47,8 @@ impl Poison {
     /// userfaultfd(2) say: EINVAL before Linux 6.6.
     pub fn new(len: usize) -> Result<Self, Error> {
         super::whole_pages(len)?;
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = rustix::fs::memfd_create(c"strongroom-guest", flags)
-            .map_err(Error::of("memfd_create"))?;
-        rustix::fs::ftruncate(&file, len as u64).map_err(Error::of("ftruncate"))?;
-        let view = Mapping::shared(&file, 0, len)?;
-        let alias = Mapping::shared(&file, 0, len)?;
+        let file = File::new(len)?;
+        let (view, alias) = (file.map(len)?, file.map(len)?);
         for mapping in [&view, &alias] {
             mapping.keep_from_children().map_err(Error::of("madvise"))?;
         }
@@ -156,7 +152,7 @@ impl Backing for Poison {
         self.view.remove(pages).map_err(Error::of("madvise"))
     }
 
-    fn populate(&self, pages: Range<usize>) -> Result<(), Error> {
+    fn populate(&self, pages: Range<usize>, _side: Side) -> Result<(), Error> {
         self.alias.populate(pages).map_err(Error::of("madvise"))
     }
 
@@ -164,7 +160,7 @@ impl Backing for Poison {
         self.alias.lock(pages).map_err(Error::of("mlock2"))
     }
 
-    fn bind(&self, pages: Range<usize>, nodes: u64) -> Result<(), Error> {
+    fn bind(&self, pages: Range<usize>, _side: Side, nodes: u64) -> Result<(), Error> {
         self.alias.bind(pages, nodes).map_err(Error::of("mbind"))
     }
 
