@@ -137,6 +137,25 @@ impl Mapping {
         unsafe { memory::advise(start, len, Advice::LinuxDontNeed) }
     }
 
+    /// Frees pages of a file in memory: they are zero for all who map it (MADV_REMOVE).
+    pub(crate) fn remove(&self, pages: Range<usize>) -> Result<(), Errno> {
+        let (start, len) = self.range(pages)?;
+        // SAFETY: the pages are the mapping's own, and used as raw memory only.
+        unsafe { memory::advise(start, len, Advice::LinuxRemove) }
+    }
+
+    /// A child that is forked has nothing at these addresses.
+    pub(crate) fn keep_from_children(&self) -> Result<(), Errno> {
+        // SAFETY: the mapping's own; it changes no contents.
+        unsafe { memory::advise(self.start, self.len, Advice::LinuxDontFork) }
+    }
+
+    /// Core dumps leave it out.
+    pub(crate) fn keep_from_dumps(&self) -> Result<(), Errno> {
+        // SAFETY: as above.
+        unsafe { memory::advise(self.start, self.len, Advice::LinuxDontDump) }
+    }
+
     /// Has pages be there, writable (MADV_POPULATE_WRITE, Linux 5.14).
     pub(crate) fn populate(&self, pages: Range<usize>) -> Result<(), Errno> {
         let (start, len) = self.range(pages)?;

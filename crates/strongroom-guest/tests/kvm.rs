@@ -15,7 +15,7 @@ use rustix::fs::{FallocateFlags, MemfdFlags};
 use rustix::io::Errno;
 use std::sync::Arc;
 use std::time::Duration;
-use strongroom_core::Protections;
+use strongroom_core::{Protection, Protections, Reason};
 use strongroom_guest::backing::{Attributes, Limit, Pair, Plain, Poison, best};
 use strongroom_guest::kvm::exit::{Outcome, Stop};
 use strongroom_guest::kvm::request::{Answer, Function, KEEP, Request, VERSION};
@@ -717,7 +717,17 @@ fn the_best_backing_is_found_by_trying() {
     assert_eq!(refused, order[..place]);
     // It works, and it says what it does not do.
     let receipt = choice.backing.receipt();
-    assert!(!receipt.held().contains(Protections::NO_VMM));
+    assert!(
+        receipt
+            .held()
+            .contains(Protections::NO_CORE_DUMP | Protections::NO_FORK_SHARE)
+    );
+    let missing = receipt.missing();
+    let why = missing.filter(|(lacking, _)| *lacking == Protection::NoVmm);
+    assert_eq!(
+        why.map(|(_, why)| why).collect::<Vec<_>>(),
+        [Reason::GuestSteered]
+    );
     assert!(choice.backing.limits().contains(&Limit::DirectMap));
     let guest = Guest::new(&kvm, vm, choice.backing, PLENTY);
     let mut vcpu = guest.processor(0);

@@ -199,19 +199,35 @@ impl Backing for Box<dyn Backing> {
     }
 }
 
-/// The receipt of a backing whose private pages are in a guest_memfd. No system call, no other process
-/// and no device reaches them through the monitor, and they are not swapped; but no attacker tries that
-/// yet, and what no attacker tries is not claimed.
-fn guest_memfd_receipt(keeper: &'static str) -> Receipt {
-    let untried = Protections::NO_SWAP
+/// The receipt of a backing, by what its private pages are protected from. NoVmm no backing holds: whoever
+/// runs a machine can give it a processor and code that copies its pages, wherever they lie
+/// (`strongroom attack`: vmm-steer).
+fn receipt(keeper: &'static str, held: Protections) -> Receipt {
+    let asked = Protections::NO_SWAP
         | Protections::NO_CORE_DUMP
         | Protections::NO_FORK_SHARE
+        | Protections::NO_FD_SPILL
+        | Protections::NO_PEEK
+        | Protections::NO_PIN
+        | Protections::NO_DIRECT_MAP
+        | Protections::NO_VMM;
+    Receipt::new(asked)
+        .lack(asked, Reason::KeeperLacks { keeper })
+        .lack(Protections::NO_VMM, Reason::GuestSteered)
+        .hold(held)
+}
+
+/// The receipt of a backing whose private pages are in a guest_memfd. No process has them mapped, and none can
+/// map, read or pin them, whatever descriptors it has; the kernel does not swap them. They stand in the
+/// direct map.
+fn guest_memfd_receipt(keeper: &'static str) -> Receipt {
+    let held = Protections::NO_SWAP
+        | Protections::NO_CORE_DUMP
+        | Protections::NO_FORK_SHARE
+        | Protections::NO_FD_SPILL
         | Protections::NO_PEEK
         | Protections::NO_PIN;
-    let lacking = Protections::NO_VMM | Protections::NO_DIRECT_MAP;
-    Receipt::new(untried | lacking)
-        .lack(untried, Reason::NotArranged)
-        .lack(lacking, Reason::KeeperLacks { keeper })
+    receipt(keeper, held)
 }
 
 /// Whether a length is whole pages, and at least one.

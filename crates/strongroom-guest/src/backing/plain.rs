@@ -10,7 +10,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::MemfdFlags;
 use std::sync::Arc;
 use strongroom_core::page::Side;
-use strongroom_core::{Protections, Reason, Receipt};
+use strongroom_core::{Protections, Receipt};
 
 /// Pages of a memfd, all of them shared.
 #[derive(Debug)]
@@ -59,8 +59,7 @@ impl Backing for Plain {
     }
 
     fn receipt(&self) -> Receipt {
-        let keeper = self.name();
-        Receipt::new(Protections::NO_VMM).lack(Protections::NO_VMM, Reason::KeeperLacks { keeper })
+        super::receipt(self.name(), Protections::empty())
     }
 
     fn limits(&self) -> &'static [Limit] {
