@@ -10,9 +10,11 @@
 //! * [`Receipt`]: asked, held, missing and why.
 //! * [`pool::RunPool`]: which pages of an address range are free, in O(log n).
 //! * [`page::PageStates`]: which pages of a guest are private, shared, or on the way.
+//! * [`gate::Gate`]: holds virtual processors out of a guest.
 
 #![no_std]
 
+pub mod gate;
 pub mod level;
 pub mod page;
 pub mod pool;
