@@ -20,6 +20,9 @@
 //! is out; who closes reads the count before it looks who is inside, and sleeps on what it has read. A
 //! processor that turns back sleeps on the word that opening changes.
 //!
+//! *Flag and gate overlap.* A processor that goes in just before the gate is closed would find its flag set, too,
+//! and one whose flag is cleared too early finds the gate closed. Taking one of them away altogether is found by loom.
+//!
 //! Each of these is checked by loom with a model of the kernel's part (tests/gate_loom.rs), where no signal is sent twice.
 
 use crate::page::AtomicWord;

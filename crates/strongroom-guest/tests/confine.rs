@@ -95,7 +95,8 @@ fn the_ways_back_are_closed_and_the_guest_goes_on() {
             convert(Side::Shared).unwrap();
         }
         stop.store(true, Relaxed);
-        assert_eq!(region.read_obj::<u64>(at).unwrap(), device.join().unwrap());
+        let count = device.join().unwrap();
+        assert_eq!(region.read_obj::<u64>(at).unwrap(), count);
         // A thread that came later is found, too.
         scope.spawn(move || {
             let slice = region.slice(at.0 as usize..at.0 as usize + 8).unwrap();
