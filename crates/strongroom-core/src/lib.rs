@@ -9,6 +9,7 @@
 //! * [`Reason`]: why a protection is missing, with the cause and the fix in words.
 //! * [`Receipt`]: asked, held, missing and why.
 //! * [`pool::RunPool`]: which pages of an address range are free, in O(log n).
+//! * [`pool::ChunkPool`]: the same for 2 MiB chunks that are cut into pages and joined again.
 //! * [`page::PageStates`]: which pages of a guest are private, shared, or on the way.
 
 #![no_std]
