@@ -53,6 +53,8 @@ Tests:
   probe         the tests of strongroom-probe
   CRATE/TARGET  one test target of a crate, or its unit tests: strongroom/heap, strongroom-core/lib.
                 What a test needs beside strongroom (a compiler, python) is not in the guest
+  CRATE/bench:TARGET[:ARGUMENT:…]
+                a bench of a crate: strongroom-guest/bench:guest:conversions
   sh            a shell instead of tests
 
 Examples:
@@ -295,10 +297,11 @@ fn assemble(
                 let program = programs::tests(root, test)?;
                 let name = format!("/usr/local/lib/tests/{number:03}-{}", test.target);
                 initramfs.program(&name, &program)?;
+                let arguments = test.bench.as_deref().unwrap_or_default();
                 // Tests of the command were built with its path here.
                 let at = strongroom.display();
                 format!(
-                    "mkdir -p '{0}' && ln -sf /usr/local/bin/strongroom '{at}'\n{name}",
+                    "mkdir -p '{0}' && ln -sf /usr/local/bin/strongroom '{at}'\n{name} {arguments}",
                     strongroom.parent().unwrap_or(root).display()
                 )
             }
