@@ -171,6 +171,22 @@ impl Mapping {
         unsafe { core::ptr::copy(from.start.add(start), self.start.add(offset), len) };
     }
 
+    /// Makes the first bytes what another mapping's are, and writes only the words that differ: a machine that
+    /// translates code has to do so again for a page that is written. Whole words.
+    pub(crate) fn restore(&self, from: &Mapping, len: usize) {
+        assert!(self.has(0, len) && from.has(0, len));
+        let (this, from) = (self.start.cast::<u64>(), from.start.cast::<u64>());
+        for word in 0..len / size_of::<u64>() {
+            // SAFETY: as above, and aligned to pages.
+            unsafe {
+                let right = from.add(word).read_volatile();
+                if this.add(word).read_volatile() != right {
+                    this.add(word).write_volatile(right);
+                }
+            }
+        }
+    }
+
     /// Makes pages present and writable, all at once, where the kernel does that for them; otherwise
     /// they are when they are touched.
     pub(crate) fn try_to_populate(&self, offset: usize, len: usize) {

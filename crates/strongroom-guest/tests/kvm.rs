@@ -238,9 +238,10 @@ fn pages_around_stay_as_they_are() {
 }
 
 #[test]
-fn slots_are_split_and_merged() {
+fn few_slots_are_split_and_merged() {
     let Some(kvm) = kvm() else { return };
-    let vm = ordinary(&kvm);
+    // So few that none stays split for the next time.
+    let vm = machine(&kvm, 0, Some(16)).unwrap();
     let Ok(pair) = Pair::new(&vm, 8 * MIB, Side::Shared) else {
         return skipped("no pair here");
     };
@@ -266,6 +267,42 @@ fn slots_are_split_and_merged() {
             .unwrap();
         assert_eq!(slots.count(), 1 + runs, "{pages:?} to {side:?}");
     }
+}
+
+#[test]
+fn slots_stay_split_while_there_are_many() {
+    let Some(kvm) = kvm() else { return };
+    let vm = machine(&kvm, 0, Some(64)).unwrap();
+    let Ok(pair) = Pair::new(&vm, 8 * MIB, Side::Shared) else {
+        return skipped("no pair here");
+    };
+    let guest = Guest::new(&kvm, vm, pair, PLENTY);
+    let slots = guest.machine.slots().clone();
+    let convert = |pages, side| guest.convert(pages, side, Contents::Dropped);
+    // As above, and an eighth of them is 8. A page that goes back and forth splits its chunk once.
+    for (pages, side, runs) in [
+        (5..6, Side::Private, 6),
+        (5..6, Side::Shared, 6),
+        (5..6, Side::Private, 6),
+        (0..512, Side::Private, 6),
+        (0..512, Side::Shared, 4),
+        (5..6, Side::Private, 6),
+        (9..10, Side::Private, 8),
+        // By now it is joined where it can be.
+        (9..10, Side::Shared, 6),
+        (5..6, Side::Shared, 6),
+    ] {
+        convert(pages.clone(), side).unwrap();
+        assert_eq!(slots.count(), 1 + runs, "{pages:?} to {side:?}");
+    }
+    // The two that it has too many are there for others: 29 pages take all of 64.
+    for page in 0..29 {
+        let page = 513 + 2 * page;
+        convert(page..page + 1, Side::Private).unwrap();
+    }
+    assert_eq!(slots.count(), 1 + 4 + 2 * 29);
+    let error = convert(1000..1001, Side::Private).unwrap_err();
+    assert_eq!(error, Error::SlotsExhausted { most: 64 });
 }
 
 #[test]

@@ -16,6 +16,7 @@ const NAMES: [&str; 3] = ["system calls", "page faults", "context switches"];
 pub(super) fn measure(bench: &Bench) -> Result<Group> {
     let workshop = &bench.workshop;
     let mut group = Group {
+        plot: None,
         title: "Counts",
         method: METHOD,
         rows: Vec::new(),
@@ -33,7 +34,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
         for ((name, theirs), ours) in NAMES.into_iter().zip(theirs).zip(ours) {
             group.rows.push(Row {
                 what: format!("{what}: {name}"),
-                peer: "plain",
+                peer: "plain".into(),
                 unit: "",
                 theirs,
                 ours,

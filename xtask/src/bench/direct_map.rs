@@ -36,12 +36,13 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
     };
     let list: Vec<_> = ours.iter().map(f64::to_string).collect();
     Ok(Group {
+        plot: None,
         title: "Direct map",
         method: METHOD,
         rows: vec![
             Row {
                 what: "rounds of ten in which DirectMap4k grew".to_owned(),
-                peer: "glibc",
+                peer: "glibc".into(),
                 unit: "",
                 theirs: growths(&theirs),
                 ours: growths(&ours),
@@ -49,7 +50,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
             },
             Row {
                 what: "growth over all ten rounds".to_owned(),
-                peer: "glibc",
+                peer: "glibc".into(),
                 unit: "KiB",
                 theirs: growth(&theirs),
                 ours: growth(&ours),

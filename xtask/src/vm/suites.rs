@@ -201,12 +201,28 @@ pub(super) fn jobs(tests: &[String]) -> Result<Vec<Job>, String> {
         } else {
             let names: Vec<_> = SUITES.iter().map(|suite| suite.name).collect();
             return Err(format!(
-                "there is no suite `{test}`: {}, sh, or CRATE/TARGET for a test of a crate",
+                "there is no suite `{test}`: {}, sh, CRATE/TARGET for a test of a crate, CRATE/bench:TARGET for a bench",
                 names.join(", ")
             ));
         }
     }
     Ok(jobs)
+}
+
+/// The target of a test, or of `bench:TARGET` or `bench:TARGET:ARGUMENT:…`.
+fn target_of(package: &str, target: &str) -> TestTarget {
+    let (target, bench) = match target.strip_prefix("bench:") {
+        None => (target, None),
+        Some(rest) => {
+            let (target, arguments) = rest.split_once(':').unwrap_or((rest, ""));
+            (target, Some(arguments.replace(':', " ")))
+        }
+    };
+    TestTarget {
+        package: package.to_owned(),
+        target: target.to_owned(),
+        bench,
+    }
 }
 
 fn tested(package: &str, target: &str, before: &'static str) -> Job {
@@ -219,9 +235,6 @@ fn tested(package: &str, target: &str, before: &'static str) -> Job {
         name: format!("{package}/{target}{scope}"),
         user: User::Root,
         before,
-        work: Work::Tests(TestTarget {
-            package: package.to_owned(),
-            target: target.to_owned(),
-        }),
+        work: Work::Tests(target_of(package, target)),
     }
 }

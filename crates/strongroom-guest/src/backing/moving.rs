@@ -113,17 +113,29 @@ fn close<S: Sides>(
     for run in runs {
         sides.view().wipe(run.start * PAGE, run.len() * PAGE);
     }
+    // All at once; freeing would unmap each page by itself. Where it fails, freeing does.
+    if pages.len() > 1 {
+        let _ = sides.view().forget(pages.clone());
+    }
     // The pages are converted, whether this can be freed or not; it is dropped before they are shared again.
     let _ = sides.punch(Side::Shared, pages);
     Ok(())
+}
+
+/// Has the view of pages be there: all at once instead of one fault a page, and another one when they are wiped.
+fn populate(sides: &impl Sides, run: &Range<usize>) {
+    if run.len() > 1 {
+        sides
+            .view()
+            .try_to_populate(run.start * PAGE, run.len() * PAGE);
+    }
 }
 
 /// Copies runs of shared pages to the private side, which the guest sees by now.
 fn fill<S: Sides>(sides: &S, held: &mut Held, runs: &[Range<usize>]) -> Result<(), Error> {
     for run in runs {
         let (offset, len) = (run.start * PAGE, run.len() * PAGE);
-        // All at once instead of one fault a page, and another one when they are wiped.
-        sides.view().try_to_populate(offset, len);
+        populate(sides, run);
         let copier = held.copier()?;
         copier.bounce().copy(0, sides.view(), offset, len);
         let stored = copier.store(sides.address(run.start), len);
@@ -150,7 +162,7 @@ fn open<S: Sides>(
             Contents::Dropped => held.copier()?.wipe(address, len)?,
             Contents::Kept => {
                 let offset = run.start * PAGE;
-                sides.view().try_to_populate(offset, len);
+                populate(sides, run);
                 let bounce = held.copier()?.take(address, len)?;
                 sides.view().copy(offset, bounce, 0, len);
             }
