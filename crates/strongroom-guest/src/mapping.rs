@@ -84,6 +84,17 @@ impl Mapping {
         Ok(Self { start, len })
     }
 
+    /// Maps pages of a file anew that this is a mapping of, to be read only.
+    pub(crate) fn map_read_only(&self, file: impl AsFd, pages: Range<usize>) -> Result<(), Error> {
+        let (start, len) = self.range(pages.clone()).map_err(Error::of("mmap"))?;
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
+        let offset = (pages.start * PAGE) as u64;
+        // SAFETY: the pages are the mapping's own, and of the same file, so that whoever reads them goes on.
+        unsafe { rustix::mm::mmap(start.cast(), len, ProtFlags::READ, flags, file, offset) }
+            .map_err(Error::of("mmap"))?;
+        Ok(())
+    }
+
     /// Addresses that nothing is at: whoever uses them fails. In bytes.
     pub(crate) fn nothing(len: usize) -> Result<Self, Error> {
         // SAFETY: a new mapping replaces nothing.
@@ -135,6 +146,25 @@ impl Mapping {
         // SAFETY: the pages are the mapping's own. Of a shared file nothing is lost, and whoever
         // touches one finds it in the file again.
         unsafe { memory::advise(start, len, Advice::LinuxDontNeed) }
+    }
+
+    /// Frees pages of a file in memory: they are zero for all who map it (MADV_REMOVE).
+    pub(crate) fn remove(&self, pages: Range<usize>) -> Result<(), Errno> {
+        let (start, len) = self.range(pages)?;
+        // SAFETY: the pages are the mapping's own, and used as raw memory only.
+        unsafe { memory::advise(start, len, Advice::LinuxRemove) }
+    }
+
+    /// A child that is forked has nothing at these addresses.
+    pub(crate) fn keep_from_children(&self) -> Result<(), Errno> {
+        // SAFETY: the mapping's own; it changes no contents.
+        unsafe { memory::advise(self.start, self.len, Advice::LinuxDontFork) }
+    }
+
+    /// Core dumps leave it out.
+    pub(crate) fn keep_from_dumps(&self) -> Result<(), Errno> {
+        // SAFETY: as above.
+        unsafe { memory::advise(self.start, self.len, Advice::LinuxDontDump) }
     }
 
     /// Has pages be there, writable (MADV_POPULATE_WRITE, Linux 5.14).

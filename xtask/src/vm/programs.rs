@@ -12,15 +12,15 @@ pub(super) struct TestTarget {
     pub(super) bench: Option<String>,
 }
 
-/// The command, with the preload object that it carries.
-pub(super) fn strongroom(root: &Path) -> Result<PathBuf, String> {
-    super::say("building strongroom");
-    let built = cargo(root, &["build", "--package", "strongroom-cli"])?;
+/// A program of a package.
+pub(super) fn program(root: &Path, package: &str, name: &str) -> Result<PathBuf, String> {
+    super::say(&format!("building {name}"));
+    let built = cargo(root, &["build", "--package", package])?;
     built
         .into_iter()
-        .find(|(name, _)| name == "strongroom")
+        .find(|(built, _)| built == name)
         .map(|(_, path)| path)
-        .ok_or_else(|| "cargo built no `strongroom`".to_owned())
+        .ok_or_else(|| format!("cargo built no `{name}`"))
 }
 
 /// A program of tests.

@@ -15,7 +15,7 @@
 //! A touch of a private page through the view finds an empty page of the shared side. It is zero, it is
 //! seen by nobody, and dropped when the page is shared the next time.
 
-use super::moving::{self, Sides};
+use super::moving::{self, Bound, Sides};
 use super::{Backing, Limit};
 use crate::kvm::{GuestMemfd, Held, Kind, Machine, Slot, Source};
 use crate::mapping::Mapping;
@@ -38,6 +38,7 @@ pub struct Pair {
     nowhere: Mapping,
     shared: GuestMemfd,
     private: GuestMemfd,
+    bound: Bound,
     initial: Side,
     /// In pages: a multiple of [`CHUNK`].
     chunk: usize,
@@ -86,6 +87,7 @@ impl Pair {
             nowhere: Mapping::nothing(len)?,
             shared,
             private,
+            bound: Bound::default(),
             initial,
             chunk: pages.div_ceil(CHUNKS).next_multiple_of(CHUNK),
             start: OnceLock::new(),
@@ -287,6 +289,17 @@ impl Sides for Pair {
         self.replace(&mut runs, &change)
     }
 
+    fn populate(&self, side: Side, pages: Range<usize>) -> Result<(), Error> {
+        match side {
+            Side::Private => self.private.populate(pages),
+            Side::Shared => self.shared.populate(pages),
+        }
+    }
+
+    fn bound(&self) -> &Bound {
+        &self.bound
+    }
+
     fn punch(&self, side: Side, pages: Range<usize>) -> Result<(), Error> {
         match side {
             Side::Private => self.private.punch(pages),
@@ -354,7 +367,20 @@ impl Backing for Pair {
     }
 
     fn discard(&self, pages: Range<usize>) -> Result<(), Error> {
-        moving::discard(self, pages)
+        moving::discard(self.name(), self, pages)
+    }
+
+    fn populate(&self, pages: Range<usize>, side: Side) -> Result<(), Error> {
+        Sides::populate(self, side, pages)
+    }
+
+    fn lock(&self, _pages: Range<usize>) -> Result<(), Error> {
+        // Both files are: the kernel marks their pages unevictable (virt/kvm/guest_memfd.c, Linux 6.8 and later).
+        Ok(())
+    }
+
+    fn bind(&self, pages: Range<usize>, side: Side, nodes: u64) -> Result<(), Error> {
+        moving::bind(self, side, pages, nodes)
     }
 
     fn shared_file(&self) -> Option<BorrowedFd<'_>> {
