@@ -39,7 +39,7 @@ struct Fragment {
 
 /// What is built.
 #[derive(Debug)]
-pub(super) struct Configuration {
+pub(crate) struct Configuration {
     /// What people call it.
     name: &'static str,
     /// The directory of the cache with what came of the build.
@@ -53,7 +53,7 @@ pub(super) struct Configuration {
 }
 
 /// `--kernel built`.
-pub(super) const BUILT: Configuration = Configuration {
+pub(crate) const BUILT: Configuration = Configuration {
     name: "built",
     kept: "kernels",
     fragments: &[FRAGMENT],
@@ -64,7 +64,7 @@ pub(super) const BUILT: Configuration = Configuration {
 /// `--kernel debug`. The taints are those of a bad page, an oops, a warning and a soft lockup: not
 /// everything that sets one is a warning to `panic_on_warn`. Seconds for RCU, as the kernel that
 /// unpacks its files on a busy machine is no stall.
-pub(super) const DEBUGGING: Configuration = Configuration {
+pub(crate) const DEBUGGING: Configuration = Configuration {
     name: "debug",
     kept: "kernels-debug",
     fragments: &[FRAGMENT, DEBUG],
@@ -126,6 +126,22 @@ pub(super) fn get(
     fs::create_dir_all(&kernels).map_err(because(&kernels))?;
     fs::rename(&files, &place).map_err(because(&place))?;
     Ok(kernel)
+}
+
+/// Where the kernel was built, configured as it: what a module is built against.
+pub(crate) fn tree(
+    cache: &Cache,
+    configuration: &'static Configuration,
+    install: bool,
+) -> Result<PathBuf, String> {
+    get(cache, configuration, install)?;
+    let out = cache.path(&format!("build-{}", configuration.name));
+    if !out.join("Module.symvers").exists() {
+        // The kernel was kept without it.
+        let _ = fs::remove_dir_all(cache.path(configuration.kept));
+        get(cache, configuration, install)?;
+    }
+    Ok(out)
 }
 
 /// The version of a kernel that is there.

@@ -135,7 +135,7 @@ rm /tmp/best.json
 echo \"of these, the best is $best\"
 [ \"$best\" = '\"backing\":\"'${STRONGROOM_BACKINGS%% *}'\"' ]";
 
-const SUITES: [Suite; 7] = [
+const SUITES: [Suite; 8] = [
     Suite {
         name: "attack",
         jobs: &[
@@ -199,6 +199,12 @@ const SUITES: [Suite; 7] = [
             ("the limit, as a user", User::Ordinary, SCOPE_0, LIMIT),
         ],
         tests: &[],
+        needs: NOTHING,
+    },
+    Suite {
+        name: "driver",
+        jobs: &[],
+        tests: &[("strongroom-driver", "device", SCOPE_0)],
         needs: NOTHING,
     },
     Suite {

@@ -532,7 +532,7 @@ impl Fit {
             1 << skip
         } else {
             // Ones at multiples of `align`, which divides 64.
-            (FREE / ((1 << self.align) - 1)) << skip
+            FREE.checked_div((1 << self.align) - 1).unwrap_or(FREE) << skip
         }
     }
 }
