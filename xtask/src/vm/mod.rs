@@ -60,9 +60,9 @@ Tests:
                 backing that the kernel has; with --kernel built, `attributes` too
   CRATE/TARGET  one test target of a crate, or its unit tests: strongroom/heap, strongroom-core/lib.
                 What a test needs beside strongroom (a compiler, python) is not in the guest
-  driver        the kernel driver's own tests
   CRATE/bench:TARGET[:ARGUMENT:…]
                 a bench of a crate: strongroom-guest/bench:guest:conversions
+  driver        the kernel driver's own tests
   sh            a shell instead of tests
 
 Examples:

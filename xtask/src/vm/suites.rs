@@ -254,7 +254,7 @@ const fn variables(kernel: Choice) -> &'static str {
         Choice::Built => {
             "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison'"
         }
-        // Without KVM.
+        // It has no KVM.
         Choice::Debug => "",
     }
 }
