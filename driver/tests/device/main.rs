@@ -10,8 +10,10 @@
 
 mod lifetime;
 mod limits;
+mod memory_error;
 mod object;
 mod owner;
+mod page_tables;
 mod process;
 mod requests;
 
