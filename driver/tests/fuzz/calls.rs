@@ -66,7 +66,12 @@ pub(crate) fn munmap(at: usize, bytes: usize) -> Answer {
 /// Of a place that is the caller's.
 pub(crate) fn mprotect(at: usize, bytes: usize, protection: i32) -> Answer {
     // SAFETY: the documentation's word.
-    unsafe { call(libc::SYS_mprotect, [at, bytes, protection as usize, 0, 0, 0]) }
+    unsafe {
+        call(
+            libc::SYS_mprotect,
+            [at, bytes, protection as usize, 0, 0, 0],
+        )
+    }
 }
 
 /// From and to places that are the caller's.

@@ -97,9 +97,9 @@ fn shrink(t: &mut Thread<'_>, piece: &Piece) {
     let expected = if rest == 0 && piece.frozen {
         Some(libc::EPERM)
     } else {
-        obstacle(t, at, old).filter(|&errno| errno == libc::EPERM).or_else(|| {
-            (rest != 0).then(|| obstacle(t, tail, rest)).flatten()
-        })
+        obstacle(t, at, old)
+            .filter(|&errno| errno == libc::EPERM)
+            .or_else(|| (rest != 0).then(|| obstacle(t, tail, rest)).flatten())
     };
     match (mremap(at, old, new, 0, 0), expected) {
         (Ok(_), None) if rest != 0 => t.model.unmapped(tail, rest),
@@ -118,13 +118,13 @@ fn shrink(t: &mut Thread<'_>, piece: &Piece) {
 fn refuse(t: &mut Thread<'_>, piece: &Piece) {
     let bytes = piece.pages * P;
     let (old, new, flags) = match t.random.below(3) {
-        0 => (bytes, bytes + P * (1 + t.random.below(600)), libc::MREMAP_MAYMOVE),
-        1 => (0, bytes, libc::MREMAP_MAYMOVE),
-        _ => (
+        0 => (
             bytes,
-            bytes,
-            libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP,
+            bytes + P * (1 + t.random.below(600)),
+            libc::MREMAP_MAYMOVE,
         ),
+        1 => (0, bytes, libc::MREMAP_MAYMOVE),
+        _ => (bytes, bytes, libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP),
     };
     let answer = anywhere(|| mremap(piece.at, old, new, flags, 0));
     t.refused(

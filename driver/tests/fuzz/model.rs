@@ -170,8 +170,8 @@ impl Model {
         let thing = self.thing(id);
         let end = first + pages;
         let odd = thing.is_huge() && (first % BLOCK != 0 || pages % BLOCK != 0);
-        let misplaced =
-            thing.is_huge() && address.is_some_and(|at| at.wrapping_sub(first * P) % (BLOCK * P) != 0);
+        let misplaced = thing.is_huge()
+            && address.is_some_and(|at| at.wrapping_sub(first * P) % (BLOCK * P) != 0);
         match thing.state {
             State::Blank => Err(libc::EINVAL),
             // The kernel asks for a place first.

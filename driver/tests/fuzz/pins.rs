@@ -86,7 +86,14 @@ pub(crate) fn pin(t: &mut Thread<'_>) {
             "vmsplice",
             attempt(
                 libc::SYS_vmsplice,
-                [t.pipe[1] as usize, secret, 1, libc::SPLICE_F_NONBLOCK as usize, 0, 0],
+                [
+                    t.pipe[1] as usize,
+                    secret,
+                    1,
+                    libc::SPLICE_F_NONBLOCK as usize,
+                    0,
+                    0,
+                ],
             ),
         ),
         3 if t.direct >= 0 => (
@@ -100,10 +107,7 @@ pub(crate) fn pin(t: &mut Thread<'_>) {
         5 => ("/proc/self/mem", through_proc(at, &mut buffer)),
         6 => (
             "a shared futex",
-            attempt(
-                libc::SYS_futex,
-                [at, libc::FUTEX_WAKE as usize, 1, 0, 0, 0],
-            ),
+            attempt(libc::SYS_futex, [at, libc::FUTEX_WAKE as usize, 1, 0, 0, 0]),
         ),
         7 => {
             let mut status = 0_i32;

@@ -33,13 +33,7 @@ impl fmt::Display for Done {
         write!(
             f,
             "{} steps, {} rounds of {} processes, {} killed, {} stopped, {} peeks, free memory read {} times",
-            self.steps,
-            self.rounds,
-            self.workers,
-            self.killed,
-            self.stopped,
-            self.peeks,
-            self.zero
+            self.steps, self.rounds, self.workers, self.killed, self.stopped, self.peeks, self.zero
         )
     }
 }
@@ -96,7 +90,10 @@ fn all_free_memory_is_zero() {
         // SAFETY: any bytes are words.
         unsafe { map.bytes().align_to::<u64>() }
     };
-    assert!(words.iter().all(|&word| word == 0), "free memory is not zero");
+    assert!(
+        words.iter().all(|&word| word == 0),
+        "free memory is not zero"
+    );
 }
 
 /// Allocations that may sleep fail, too, and the log is not told of each.
@@ -116,7 +113,8 @@ fn round(seed: u64, failing: bool, counter: &'static AtomicU64, done: &mut Done)
     let mut random = Random::of(seed, &[done.rounds]);
     let mut sockets = [-1; 2];
     // SAFETY: two numbers.
-    let made = unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_DGRAM, 0, sockets.as_mut_ptr()) };
+    let made =
+        unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_DGRAM, 0, sockets.as_mut_ptr()) };
     assert_eq!(made, 0);
     let workers = 1 + random.below(3) as u64;
     let mut children = Vec::new();
@@ -202,7 +200,10 @@ fn peek(child: i32) -> u64 {
         return 0;
     };
     let mut tried = 0;
-    for line in maps.lines().filter(|line| line.ends_with("/dev/strongroom")) {
+    for line in maps
+        .lines()
+        .filter(|line| line.ends_with("/dev/strongroom"))
+    {
         let Some((start, _)) = line.split_once('-') else {
             continue;
         };

@@ -336,7 +336,9 @@ fn map(t: &mut Thread<'_>) {
     if read_only {
         protection &= !libc::PROT_WRITE;
     }
-    let more = t.random.pick(&[0, 0, 0, 0, libc::MAP_POPULATE, libc::MAP_LOCKED]);
+    let more = t
+        .random
+        .pick(&[0, 0, 0, 0, libc::MAP_POPULATE, libc::MAP_LOCKED]);
     let flags = libc::MAP_SHARED | if t.is_root() { more } else { 0 };
     let chosen = place(t, pages);
     let (length, offset) = (pages * P, first * P);
@@ -483,11 +485,28 @@ fn wild_map(t: &mut Thread<'_>, id: u64, fd: i32) {
         libc::MAP_SHARED | libc::MAP_GROWSDOWN,
         0,
     ]);
-    let answer = anywhere(|| mmap(0, pages.saturating_mul(P), protection, flags, fd, first.wrapping_mul(P)));
+    let answer = anywhere(|| {
+        mmap(
+            0,
+            pages.saturating_mul(P),
+            protection,
+            flags,
+            fd,
+            first.wrapping_mul(P),
+        )
+    });
     let at = match answer {
         Err(
-            libc::EINVAL | libc::EPERM | libc::EACCES | libc::ENOMEM | libc::EAGAIN | libc::EDQUOT
-            | libc::EBUSY | libc::ENXIO | libc::EOVERFLOW | libc::EOPNOTSUPP,
+            libc::EINVAL
+            | libc::EPERM
+            | libc::EACCES
+            | libc::ENOMEM
+            | libc::EAGAIN
+            | libc::EDQUOT
+            | libc::EBUSY
+            | libc::ENXIO
+            | libc::EOVERFLOW
+            | libc::EOPNOTSUPP,
         ) => return,
         Err(errno) => t.wrong(&format!("wild mmap: errno {errno}")),
         Ok(at) => at,
@@ -640,9 +659,9 @@ fn common(t: &mut Thread<'_>) {
             let _ = calls::mprotect(place, bytes, protection);
         }
         _ => {
-            let advice = t
-                .random
-                .pick(&[libc::MADV_DONTFORK, libc::MADV_HUGEPAGE, libc::MADV_RANDOM]);
+            let advice =
+                t.random
+                    .pick(&[libc::MADV_DONTFORK, libc::MADV_HUGEPAGE, libc::MADV_RANDOM]);
             let _ = calls::madvise(place, bytes, advice);
         }
     }

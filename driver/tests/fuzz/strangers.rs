@@ -87,7 +87,14 @@ extern "C" fn errand(argument: *mut libc::c_void) -> i32 {
     // SAFETY: the parent waits, and the errand is its own.
     let errand = unsafe { &mut *argument.cast::<Errand>() };
     let (bytes, offset) = (errand.pages * P, errand.first * P);
-    errand.mapped = mmap(0, bytes, libc::PROT_READ, libc::MAP_SHARED, errand.fd, offset);
+    errand.mapped = mmap(
+        0,
+        bytes,
+        libc::PROT_READ,
+        libc::MAP_SHARED,
+        errand.fd,
+        offset,
+    );
     errand.read = errand.readable.is_none_or(|at| load(at).is_some());
     if let Ok(at) = errand.mapped {
         errand.read &= load(at).is_some();
@@ -185,11 +192,7 @@ pub(crate) fn pass(t: &mut Thread<'_>) {
 }
 
 /// A byte and a descriptor, there or back.
-fn transfer(
-    byte: u8,
-    fd: i32,
-    work: impl FnOnce(&mut libc::msghdr) -> isize,
-) -> Option<(u8, i32)> {
+fn transfer(byte: u8, fd: i32, work: impl FnOnce(&mut libc::msghdr) -> isize) -> Option<(u8, i32)> {
     let mut control = Control {
         header: libc::cmsghdr {
             cmsg_len: size_of::<libc::cmsghdr>() + size_of::<i32>(),

@@ -50,7 +50,11 @@ fn a_hundred_times_loaded_used_and_unloaded() {
         until(|| std::fs::exists("/dev/strongroom").unwrap());
         assert_eq!(state("free"), state("total"), "time {time}");
         assert_eq!(state("total"), 256 << 20);
-        use_it(if time % 2 == 0 { 5 * PAGE } else { HUGE_PAGE + PAGE });
+        use_it(if time % 2 == 0 {
+            5 * PAGE
+        } else {
+            HUGE_PAGE + PAGE
+        });
         assert_eq!(state("free"), state("total"), "time {time}");
     }
 }

@@ -16,11 +16,7 @@ const REFUSED: [(&str, i32, &str); 16] = [
     ("pool=1G:1M", libc::EINVAL, "not understood"),
     ("pool=1073745920:2M", libc::EINVAL, "not understood"),
     // Beyond all numbers.
-    (
-        "pool=0xffffffffffe00000:4M",
-        libc::EINVAL,
-        "not understood",
-    ),
+    ("pool=0xffffffffffe00000:4M", libc::EINVAL, "not understood"),
     // The kernel's own: all, the end, the beginning of it.
     ("pool=512M:64M", libc::EBUSY, "is the kernel's own memory"),
     ("pool=960M:128M", libc::EBUSY, "is the kernel's own memory"),
@@ -28,11 +24,7 @@ const REFUSED: [(&str, i32, &str); 16] = [
     // Memory of devices, beyond all memory, one after a good one.
     ("pool=0xfd000000:2M", libc::ENXIO, "is no RAM"),
     ("pool=64G:64M", libc::ENXIO, "is no RAM"),
-    (
-        "pool=1G:192M,64G:64M",
-        libc::ENXIO,
-        "is no RAM",
-    ),
+    ("pool=1G:192M,64G:64M", libc::ENXIO, "is no RAM"),
 ];
 
 #[test]

@@ -255,7 +255,7 @@ const fn variables(kernel: Choice) -> &'static str {
         Choice::Debug => "",
         Choice::Built => {
             "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison'"
-        }
+        } // It has no KVM.
     }
 }
 
