@@ -204,7 +204,13 @@ const SUITES: [Suite; 8] = [
     Suite {
         name: "driver",
         jobs: &[],
-        tests: &[("strongroom-driver", "device", SCOPE_0)],
+        tests: &[
+            ("strongroom-driver", "device", SCOPE_0),
+            ("strongroom-driver", "not_pinned", SCOPE_0),
+            ("strongroom-driver", "outside", SCOPE_0),
+            ("strongroom-driver", "module", SCOPE_0),
+            ("strongroom-driver", "fuzz", SCOPE_0),
+        ],
         needs: NOTHING,
     },
     Suite {
