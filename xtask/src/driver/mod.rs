@@ -4,7 +4,7 @@ mod module;
 mod rust;
 mod tree;
 
-use crate::vm::{self, Cache, Choice};
+use crate::vm::{self, Cache, Choice, Count};
 use std::path::{Path, PathBuf};
 
 pub(crate) use module::build;
@@ -18,7 +18,9 @@ Examples:
   cargo xtask driver build --kernel /lib/modules/$(uname -r)/build
       For the kernel that runs here.
   cargo xtask driver test
-      The driver's tests in a virtual machine.
+      The driver's tests in a virtual machine, and how many passed, failed and were skipped.
+  cargo xtask driver test --kernel stock --kernel debug --steps 1000000 --seed 7
+      On two kernels, with a million random steps of that seed on each.
 
 It needs gcc, make and Debian's rustc-web with rust-web-src; the kernel need not be built with Rust.")]
 pub(crate) struct Args {
@@ -46,15 +48,17 @@ struct Build {
 
 #[derive(Debug, clap::Args)]
 struct Test {
-    /// The kernel
-    #[arg(long, value_enum, default_value_t = Choice::Stock)]
-    kernel: Choice,
+    /// The kernel; several are tested one after the other
+    #[arg(long = "kernel", value_enum, value_name = "KERNEL", default_values_t = [Choice::Stock])]
+    kernels: Vec<Choice>,
     /// Do not look for Debian packages
     #[arg(long)]
     no_install: bool,
-    /// Seconds after which the guest is stopped and has failed
-    #[arg(long, default_value_t = 900)]
+    /// Seconds after which a guest is stopped and has failed
+    #[arg(long, default_value_t = 1800)]
     timeout: u64,
+    #[command(flatten)]
+    fuzz: vm::Fuzz,
 }
 
 /// What a module is built for.
@@ -97,13 +101,31 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<(), vm::Error> {
             println!("{}", module.display());
             Ok(())
         }
-        Task::Test(args) => {
-            let skipped = vm::run(
-                &vm::Args::for_driver(args.kernel, args.no_install, args.timeout),
-                root,
-            )?;
-            eprintln!("xtask: driver: {} skipped", skipped.len());
-            Ok(())
+        Task::Test(args) => test(args, root),
+    }
+}
+
+/// All parts, on each kernel; what failed on one is no reason to know less of another.
+fn test(args: &Test, root: &Path) -> Result<(), vm::Error> {
+    let mut count = Count::default();
+    let mut outcome = Ok(());
+    for &kernel in &args.kernels {
+        let on = vm::Args::for_driver(kernel, args.no_install, args.timeout, args.fuzz.clone());
+        if let Err(error) = vm::run_counted(&on, root, &mut count) {
+            let (vm::Error::Failed(why) | vm::Error::Unavailable(why)) = &error;
+            eprintln!("xtask: driver: {kernel:?}: {why}");
+            // What failed counts more than what could not be tried.
+            if matches!(
+                (&outcome, &error),
+                (Ok(()), _) | (Err(vm::Error::Unavailable(_)), vm::Error::Failed(_))
+            ) {
+                outcome = Err(error);
+            }
         }
     }
+    eprintln!("xtask: driver: {count}");
+    outcome.map_err(|error| match error {
+        vm::Error::Failed(_) => vm::Error::Failed(format!("the driver's tests: {count}")),
+        unavailable => unavailable,
+    })
 }

@@ -204,7 +204,13 @@ const SUITES: [Suite; 8] = [
     Suite {
         name: "driver",
         jobs: &[],
-        tests: &[("strongroom-driver", "device", SCOPE_0)],
+        tests: &[
+            ("strongroom-driver", "device", SCOPE_0),
+            ("strongroom-driver", "not_pinned", SCOPE_0),
+            ("strongroom-driver", "outside", SCOPE_0),
+            ("strongroom-driver", "module", SCOPE_0),
+            ("strongroom-driver", "fuzz", SCOPE_0),
+        ],
         needs: NOTHING,
     },
     Suite {
@@ -251,11 +257,11 @@ const GUESTS: Needs = Needs {
 const fn variables(kernel: Choice) -> &'static str {
     match kernel {
         Choice::Stock => "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='poison'",
+        // Without KVM, guests are skipped.
+        Choice::Debug => "",
         Choice::Built => {
             "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison'"
-        }
-        // It has no KVM.
-        Choice::Debug => "",
+        } // It has no KVM.
     }
 }
 
