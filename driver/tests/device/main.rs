@@ -8,6 +8,7 @@
     reason = "a test's own helpers fail the test"
 )]
 
+mod dump;
 mod lifetime;
 mod limits;
 mod memory_error;

@@ -1,62 +1,13 @@
 //! What the page tables say: the pool is in none of the kernel's, and in a process as its mode has it.
 //! The kernels built here have them in debugfs (CONFIG_PTDUMP_DEBUGFS).
 
+use crate::dump::{Line, direct_map, dump};
 use crate::object::{Object, alone, errno, skip};
 use std::fs;
 use std::ops::Range;
 use strongroom_core::driver::{HUGE_PAGE, Mode, PAGE};
 
 const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
-
-/// One line of a dump: what is mapped alike.
-struct Line {
-    addresses: Range<u64>,
-    flags: Vec<String>,
-}
-
-impl Line {
-    fn has(&self, flag: &str) -> bool {
-        self.flags.iter().any(|word| word == flag)
-    }
-
-    /// Whether the processor takes these entries: what is not there has no flags but its level.
-    fn is_present(&self) -> bool {
-        self.flags.len() > 1
-    }
-}
-
-/// The sections of a dump by their titles.
-fn dump(name: &str) -> Option<Vec<(String, Vec<Line>)>> {
-    let path = format!("/sys/kernel/debug/page_tables/{name}");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) => {
-            skip(&format!("{path}: {error}"));
-            return None;
-        }
-    };
-    let mut sections: Vec<(String, Vec<Line>)> = Vec::new();
-    for line in text.lines() {
-        if let Some(title) = line.strip_prefix("---[ ") {
-            let title = title.trim_end_matches(" ]---").to_owned();
-            sections.push((title, Vec::new()));
-            continue;
-        }
-        let mut words = line.split_whitespace();
-        let Some((start, end)) = words.next().and_then(|word| word.split_once('-')) else {
-            continue;
-        };
-        let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap();
-        // After the addresses comes the size.
-        let flags = words.skip(1).map(str::to_owned).collect();
-        let (_, lines) = sections.last_mut().unwrap();
-        lines.push(Line {
-            addresses: number(start)..number(end),
-            flags,
-        });
-    }
-    Some(sections)
-}
 
 /// The pool's ranges as physical addresses.
 fn ranges() -> Vec<Range<u64>> {
@@ -72,11 +23,7 @@ fn ranges() -> Vec<Range<u64>> {
 
 /// Of the pool, what is in the direct map, and whether its neighbours are.
 fn in_direct_map(ranges: &[Range<u64>]) -> Option<(u64, bool)> {
-    let sections = dump("kernel")?;
-    let (_, lines) = sections
-        .iter()
-        .find(|(title, _)| title == "Low Kernel Mapping")
-        .expect("the dump has a direct map");
+    let lines = direct_map()?;
     // Its first line is of physical address 0 on.
     let base = lines.first().unwrap().addresses.start;
     let overlap = |range: &Range<u64>| -> u64 {
