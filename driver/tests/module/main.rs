@@ -11,6 +11,7 @@
     reason = "a test's own helpers fail the test"
 )]
 
+mod dev_mem;
 mod load;
 #[allow(dead_code, reason = "the device's own tests use the rest")]
 #[path = "../device/object.rs"]

@@ -85,10 +85,7 @@ impl Outside {
 
     /// In the pool.
     pub(crate) fn count_in_pool(&mut self, pattern: &Pattern) -> usize {
-        pool()
-            .iter()
-            .map(|range| self.count(range, pattern))
-            .sum()
+        pool().iter().map(|range| self.count(range, pattern)).sum()
     }
 
     /// In everything that is not the pool, as far as there is memory.

@@ -206,7 +206,7 @@ const SUITES: [Suite; 8] = [
         jobs: &[],
         tests: &[
             ("strongroom-driver", "device", SCOPE_0),
-            ("strongroom-driver", "not_pinned", SCOPE_0),
+            ("strongroom-driver", "kernel_logic", SCOPE_0),
             ("strongroom-driver", "outside", SCOPE_0),
             ("strongroom-driver", "module", SCOPE_0),
             ("strongroom-driver", "lent", SCOPE_0),
