@@ -38,7 +38,7 @@ const VM: [&str; 7] = [
 ];
 
 /// What a kernel is built with, its part in Rust too.
-const KERNEL: [&str; 12] = [
+const KERNEL: [&str; 13] = [
     "bc",
     "bison",
     "flex",
@@ -48,9 +48,21 @@ const KERNEL: [&str; 12] = [
     "libelf-dev",
     "libssl-dev",
     "make",
+    "patch",
     "rust-web-src",
     "rustc-web",
     "tar",
+];
+
+/// What the driver is built with, beside a kernel's tree.
+const DRIVER: [&str; 7] = [
+    "binutils",
+    "gcc",
+    "libc6-dev",
+    "libelf1",
+    "make",
+    "rust-web-src",
+    "rustc-web",
 ];
 
 /// Installs what is missing, as root; names it otherwise.
@@ -69,6 +81,11 @@ pub(crate) fn ensure_vm() -> Result<(), String> {
 /// The same for building a kernel.
 pub(crate) fn ensure_kernel() -> Result<(), String> {
     install(&KERNEL)
+}
+
+/// The same for building the driver.
+pub(crate) fn ensure_driver() -> Result<(), String> {
+    install(&DRIVER)
 }
 
 fn install(packages: &[&'static str]) -> Result<(), String> {

@@ -27,6 +27,12 @@ for module in /lib/modules/*.ko; do
     [ ! -e "$module" ] || insmod "$module" || echo "init: $module is not loaded" >/dev/console
 done
 
+# The driver, where this run has it, on the memory that the command line sets aside for it.
+if [ -e /lib/strongroom/strongroom.ko ]; then
+    insmod /lib/strongroom/strongroom.ko pool=1G:192M,1536M:64M mode=0666 ||
+        echo "init: the driver is not loaded" >/dev/console
+fi
+
 # Disks by their serial numbers: the order of their names is the kernel's own.
 for disk in /sys/block/vd*; do
     [ -e "$disk" ] || continue
@@ -86,6 +92,12 @@ else
         } >/dev/ttyS1
     done
     record end "$(uptime)" >/dev/ttyS1
+fi
+# Where kmemleak is on, memory that nothing points at is told on the console. Twice, as what it saw
+# once may still change, and not before the youngest is 5 seconds old.
+if echo scan 2>/dev/null >/sys/kernel/debug/kmemleak; then
+    sleep 6
+    echo scan >/sys/kernel/debug/kmemleak
 fi
 # What was written waits in the serial port's buffer.
 stty -F /dev/ttyS1 drain 2>/dev/null || sleep 0.2

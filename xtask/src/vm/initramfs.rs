@@ -9,6 +9,9 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+/// The driver's place in the guest.
+pub(super) const DRIVER: &str = "/lib/strongroom/strongroom.ko";
+
 /// What is put together for one run.
 #[derive(Debug, Default)]
 pub(super) struct Initramfs {
@@ -37,6 +40,7 @@ impl Initramfs {
             "/root",
             "/mnt",
             "/lib/modules",
+            "/lib/strongroom",
             "/etc/vm/jobs",
             "/home/user",
         ] {
@@ -90,6 +94,13 @@ impl Initramfs {
             let name = format!("/lib/modules/{number:03}-{}.ko", module.name);
             self.archive.file(&name, module.image, 0o644);
         }
+    }
+
+    /// The driver, which init loads.
+    pub(super) fn driver(&mut self, module: &Path) -> Result<(), String> {
+        let image = std::fs::read(module).map_err(because(module))?;
+        self.archive.file(DRIVER, image, 0o644);
+        Ok(())
     }
 
     pub(super) fn shell(&mut self) {

@@ -1,24 +1,29 @@
 //! `cargo xtask vm`: tests in a virtual machine, on another kernel than this machine's.
 
-mod built;
+pub(crate) mod built;
 mod cache;
 mod cpio;
-mod debian;
+pub(crate) mod debian;
 mod initramfs;
 mod kernel;
 mod libraries;
 mod modules;
+mod outside;
 mod programs;
 mod qemu;
-mod stock;
+mod reports;
+pub(crate) mod stock;
 mod suites;
 mod transcript;
 
-use crate::packages;
-use cache::{Cache, RunDirectory};
+use crate::{driver, packages};
+pub(crate) use cache::Cache;
+use cache::RunDirectory;
 use initramfs::{Initramfs, Script};
-use kernel::{Choice, Kernel};
-use modules::Modules;
+pub(crate) use kernel::Choice;
+use kernel::Kernel;
+use modules::{Module, Modules};
+use outside::Outside;
 use qemu::{End, Machine};
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -30,6 +35,8 @@ use transcript::Told;
 /// For every guest: the kernel's console, and an end at the first oops. Page-table isolation, as with
 /// it off the kernel's own mapping of its image shows secret pages: docs/threat-model.md.
 const APPEND: &str = "console=ttyS0 panic=-1 oops=panic pti=on";
+/// The driver's memory: two ranges, so that it is known to serve several.
+const CARVE_OUTS: &str = "memmap=192M$1G memmap=64M$1536M";
 /// What a guest needs of modules: disks, a file system on one.
 const MODULES: [&str; 3] = ["virtio_blk", "crc32c_generic", "ext4"];
 /// Programs of this machine that its tests or its init use, beside busybox.
@@ -53,6 +60,7 @@ Tests:
   probe         the tests of strongroom-probe
   guest         guest memory: the tests of strongroom-guest and minivmm, in guests of this guest, on every
                 backing that the kernel has; with --kernel built, `attributes` too
+  driver        the kernel driver's own tests
   CRATE/TARGET  one test target of a crate, or its unit tests: strongroom/heap, strongroom-core/lib.
                 What a test needs beside strongroom (a compiler, python) is not in the guest
   CRATE/bench:TARGET[:ARGUMENT:…]
@@ -66,6 +74,8 @@ Examples:
       The same without page-table isolation (the last word on the kernel's command line counts).
   cargo xtask vm --kernel built probe
       The tests of the attackers on a kernel of our own configuration.
+  cargo xtask vm --kernel debug strongroom/heap
+      On a kernel with KASAN, lockdep and others: what they report fails the run.
   cargo xtask vm --run 'cat /proc/meminfo' --run 'strongroom doctor'
       Any command.
 
@@ -97,9 +107,15 @@ pub(crate) struct Args {
     /// Seconds after which the guest is stopped and has failed
     #[arg(long, default_value_t = 600)]
     timeout: u64,
-    /// Load this kernel module, too, with those that it needs
-    #[arg(long = "module", value_name = "NAME")]
+    /// Load this kernel module, too: one of the kernel's by its name, with those that it needs, or a
+    /// file NAME.ko
+    #[arg(long = "module", value_name = "NAME|FILE")]
     modules: Vec<String>,
+    /// Build strongroom.ko for the kernel and load it, with a pool of 256 MiB in two parts
+    #[arg(long)]
+    driver: bool,
+    #[command(flatten)]
+    fuzz: Fuzz,
     /// Run this by the guest's shell, as root, after the tests
     #[arg(long = "run", value_name = "COMMAND")]
     commands: Vec<String>,
@@ -109,6 +125,21 @@ pub(crate) struct Args {
     /// What to run there
     #[arg(value_name = "TEST", required_unless_present = "commands")]
     tests: Vec<String>,
+}
+
+/// How long and how the driver's interface is tried at random.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "The driver's test at random")]
+pub(crate) struct Fuzz {
+    /// How many steps
+    #[arg(long, value_name = "N", default_value_t = 50_000)]
+    steps: u64,
+    /// What the steps are made from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Have allocations of the kernel's fail, too, where it can: `--kernel debug`
+    #[arg(long)]
+    fail: bool,
 }
 
 impl Args {
@@ -123,6 +154,12 @@ impl Args {
             memlock: "8192".to_owned(),
             timeout: 900,
             modules: Vec::new(),
+            driver: false,
+            fuzz: Fuzz {
+                steps: 50_000,
+                seed: 1,
+                fail: false,
+            },
             commands: Vec::new(),
             no_install: true,
             tests: [
@@ -130,6 +167,21 @@ impl Args {
             ]
             .map(str::to_owned)
             .to_vec(),
+        }
+    }
+}
+
+impl Args {
+    /// What `cargo xtask driver test` runs.
+    pub(crate) fn for_driver(kernel: Choice, no_install: bool, timeout: u64, fuzz: Fuzz) -> Self {
+        Self {
+            kernel,
+            fuzz,
+            timeout,
+            no_install,
+            driver: true,
+            tests: vec!["driver".to_owned()],
+            ..Self::for_tests()
         }
     }
 }
@@ -165,11 +217,51 @@ fn say(text: &str) {
     eprintln!("xtask: vm: {text}");
 }
 
+/// Tests of the guest, as their programs counted them; a script is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
+    pub(crate) skipped: usize,
+}
+
+impl std::ops::AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            passed,
+            failed,
+            skipped,
+        } = self;
+        write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
+    }
+}
+
 /// Runs the tests, and returns the tests in the guest that could not run, with their reasons.
 ///
 /// # Errors
-/// Where a test failed, or the guest could not be made or came to no proper end.
+/// As of [`run_counted`].
 pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
+    run_counted(args, root, &mut Count::default())
+}
+
+/// The same, and adds what came of the tests to a count, also where one failed.
+///
+/// # Errors
+/// Where a test failed, or the guest could not be made or came to no proper end.
+pub(crate) fn run_counted(
+    args: &Args,
+    root: &Path,
+    count: &mut Count,
+) -> Result<Vec<String>, Error> {
+    let driver = args.driver || args.tests.iter().any(|test| test == "driver");
     let shell = args.tests.iter().any(|test| test == "sh");
     let mut jobs = if shell {
         Vec::new()
@@ -190,22 +282,40 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
     qemu::check().map_err(Error::Unavailable)?;
     let cache = Cache::open(root)?;
     let kernel = Kernel::get(&cache, args.kernel, !args.no_install).map_err(Error::Unavailable)?;
+    let driver = if driver {
+        let target = driver::Target::Known(args.kernel);
+        let built = driver::build(&cache, root, &target, !args.no_install);
+        Some(built.map_err(Error::Unavailable)?)
+    } else {
+        None
+    };
     let userland = Userland::get(&cache).map_err(Error::Unavailable)?;
     let run = cache.run()?;
     let token = token()?;
     let image = run.path("initramfs");
-    let mut initramfs = assemble(args, root, &userland, &kernel, &token, &jobs)?;
+    let environment = environment(args, driver.is_some());
+    let mut initramfs = assemble(args, root, &userland, &kernel, &token, &jobs, &environment)?;
+    if let Some(module) = &driver {
+        initramfs.driver(module)?;
+    }
     if shell {
         initramfs.shell();
     }
     initramfs.write(&image)?;
-    let append = [APPEND.to_owned()]
+    let carve_outs = driver.as_ref().map_or("", |_| CARVE_OUTS);
+    let append = [APPEND, kernel.append, carve_outs]
         .into_iter()
-        .chain(args.append.iter().cloned())
+        .chain(args.append.iter().map(String::as_str))
+        .filter(|words| !words.is_empty())
         .collect::<Vec<_>>()
         .join(" ");
+    let outside = match driver {
+        Some(_) => Some(Outside::new()?),
+        None => None,
+    };
     let machine = Machine {
         kernel: &kernel,
+        outside: outside.as_ref(),
         initramfs: &image,
         append: &append,
         memory: args.memory,
@@ -224,12 +334,23 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
     let start = Instant::now();
     let end = machine.run(&run, &console, &token, Duration::from_secs(args.timeout))?;
     let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+    let report = if kernel.reports || driver.is_some() {
+        reports::first(&qemu::text(&console)?)
+    } else {
+        None
+    };
     let result = judge(&end, &names, args.timeout);
     let (End::Ended(told) | End::TimedOut(told)) = end;
     summarize(&told, &names, start.elapsed());
-    match result {
-        Ok(()) => Ok(told.skips.into_iter().map(|(_, skip)| skip).collect()),
-        Err(why) => Err(with_console(&cache, &run, &why, !told.ended).into()),
+    *count += count_of(&told);
+    match (result, report) {
+        (result, Some(report)) => {
+            let also = result.err().unwrap_or_default();
+            let why = format!("the kernel reported a mistake:\n{report}\n{also}");
+            Err(with_console(&cache, &run, &why, false).into())
+        }
+        (Ok(()), None) => Ok(told.skips.into_iter().map(|(_, skip)| skip).collect()),
+        (Err(why), None) => Err(with_console(&cache, &run, &why, !told.ended).into()),
     }
 }
 
@@ -256,6 +377,7 @@ fn assemble(
     kernel: &Kernel,
     token: &str,
     jobs: &[Job],
+    environment: &str,
 ) -> Result<Initramfs, String> {
     let mut initramfs = Initramfs::new(
         &userland.busybox.join("bin/busybox"),
@@ -272,7 +394,9 @@ fn assemble(
     let strongroom = programs::program(root, "strongroom-cli", "strongroom")?;
     initramfs.program("/usr/local/bin/strongroom", &strongroom)?;
     let modules = Modules::of(kernel.modules.as_deref())?;
-    for name in &args.modules {
+    let (files, named): (Vec<_>, Vec<_>) =
+        args.modules.iter().partition(|name| name.ends_with(".ko"));
+    for name in &named {
         if kernel.modules.is_some() && !modules.know(name) {
             return Err(format!("{} has no module {name}", kernel.name));
         }
@@ -281,9 +405,13 @@ fn assemble(
         .into_iter()
         .chain(jobs.iter().flat_map(|job| job.needs.modules).copied())
         .map(str::to_owned)
-        .chain(args.modules.iter().cloned())
+        .chain(named.into_iter().cloned())
         .collect();
-    initramfs.modules(modules.closure(&wanted)?);
+    let mut loaded = modules.closure(&wanted)?;
+    for file in files {
+        loaded.push(Module::of(Path::new(file))?);
+    }
+    initramfs.modules(loaded);
     let mut places = vec![strongroom];
     let needed: BTreeSet<_> = jobs.iter().flat_map(|job| job.needs.programs).collect();
     for name in needed {
@@ -309,7 +437,7 @@ fn assemble(
         scripts.push(Script {
             user: job.user,
             before: format!("{title}\n{}", job.before),
-            run: format!("{}{}\n{work}\n", environment(), job.variables),
+            run: format!("{environment}{}\n{work}\n", job.variables),
         });
     }
     initramfs.jobs(&scripts);
@@ -324,14 +452,28 @@ fn link(place: &Path) -> String {
 }
 
 /// What the tests here are told by the environment, those in the guest are told too.
-fn environment() -> String {
+fn environment(args: &Args, driver: bool) -> String {
     let set = std::env::var_os("STRONGROOM_NO_SKIP").is_some_and(|v| v != "0" && !v.is_empty());
     let no_skip = if set {
         "export STRONGROOM_NO_SKIP=1\n"
     } else {
         ""
     };
-    format!("cd /tmp\nexport STRONGROOM_SKIP_LOG=/run/skips\n{no_skip}")
+    let driver = if driver {
+        let fuzz = &args.fuzz;
+        format!(
+            "export STRONGROOM_MODULE={} STRONGROOM_OUTSIDE={}\n\
+             export STRONGROOM_FUZZ_STEPS={} STRONGROOM_FUZZ_SEED={} STRONGROOM_FUZZ_FAIL={}\n",
+            initramfs::DRIVER,
+            outside::PORT,
+            fuzz.steps,
+            fuzz.seed,
+            u8::from(fuzz.fail),
+        )
+    } else {
+        String::new()
+    };
+    format!("cd /tmp\nexport STRONGROOM_SKIP_LOG=/run/skips\n{no_skip}{driver}")
 }
 
 /// A word that no output of a test contains by chance.
@@ -374,6 +516,36 @@ fn judge(end: &End, names: &[&str], timeout: u64) -> Result<(), String> {
             }
         }
     }
+}
+
+/// A program of tests says what came of them; any other job is one.
+fn count_of(told: &Told) -> Count {
+    let mut count = Count {
+        skipped: told.skips.len(),
+        ..Count::default()
+    };
+    for status in &told.statuses {
+        let (passed, failed) = told
+            .results
+            .iter()
+            .filter(|result| result.job == status.job)
+            .fold((0, 0), |(passed, failed), result| {
+                (passed + result.passed, failed + result.failed)
+            });
+        count.passed += passed;
+        count.failed += failed;
+        match (passed + failed, status.code) {
+            (0, 0) => count.passed += 1,
+            // It ended before it could say.
+            (_, code) if code != 0 && failed == 0 => count.failed += 1,
+            _ => {}
+        }
+    }
+    // One that never ended.
+    count.failed += usize::from(told.running.is_some());
+    // A test that could not run says so and ends well.
+    count.passed = count.passed.saturating_sub(count.skipped);
+    count
 }
 
 fn summarize(told: &Told, names: &[&str], took: Duration) {
@@ -425,7 +597,31 @@ mod tests {
             running,
             ended,
             skips: Vec::new(),
+            results: Vec::new(),
         }
+    }
+
+    #[test]
+    fn tests_are_counted_by_their_programs_and_scripts_by_their_status() {
+        let mut guest = told(
+            &[(0, 0), (1, 101), (2, 0), (3, 134), (4, 1)],
+            false,
+            Some(5),
+        );
+        let result = |job, passed, failed| transcript::TestResult {
+            job,
+            passed,
+            failed,
+        };
+        guest.results = vec![result(0, 7, 0), result(1, 3, 2)];
+        guest.skips = vec![(0, "t: no driver".to_owned())];
+        let expected = Count {
+            // Six of the first and three of the second, and the script that succeeded.
+            passed: 10,
+            failed: 5,
+            skipped: 1,
+        };
+        assert_eq!(count_of(&guest), expected);
     }
 
     #[test]

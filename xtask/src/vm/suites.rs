@@ -135,7 +135,7 @@ rm /tmp/best.json
 echo \"of these, the best is $best\"
 [ \"$best\" = '\"backing\":\"'${STRONGROOM_BACKINGS%% *}'\"' ]";
 
-const SUITES: [Suite; 7] = [
+const SUITES: [Suite; 8] = [
     Suite {
         name: "attack",
         jobs: &[
@@ -202,6 +202,19 @@ const SUITES: [Suite; 7] = [
         needs: NOTHING,
     },
     Suite {
+        name: "driver",
+        jobs: &[],
+        tests: &[
+            ("strongroom-driver", "device", SCOPE_0),
+            ("strongroom-driver", "kernel_logic", SCOPE_0),
+            ("strongroom-driver", "outside", SCOPE_0),
+            ("strongroom-driver", "module", SCOPE_0),
+            ("strongroom-driver", "lent", SCOPE_0),
+            ("strongroom-driver", "fuzz", SCOPE_0),
+        ],
+        needs: NOTHING,
+    },
+    Suite {
         name: "probe",
         jobs: &[],
         tests: &[
@@ -246,8 +259,10 @@ const fn variables(kernel: Choice) -> &'static str {
     match kernel {
         Choice::Stock => "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='poison'",
         Choice::Built => {
-            "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison'"
+            "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison' STRONGROOM_LENDS=1"
         }
+        // Without KVM, guests are skipped.
+        Choice::Debug => "export STRONGROOM_LENDS=1",
     }
 }
 

@@ -44,7 +44,9 @@ impl Layout {
         }
         let mut nodes = pages.div_ceil(bits::PAGES).next_multiple_of(FAN_OUT);
         layout.words = nodes;
-        while nodes > 1 {
+        // The second condition always holds; with it there is no panic to be compiled, which the
+        // kernel would have no use for.
+        while nodes > 1 && layout.root + 1 < MAX_LEVELS {
             nodes /= FAN_OUT;
             if nodes > 1 {
                 nodes = nodes.next_multiple_of(FAN_OUT);
