@@ -1,6 +1,7 @@
 //! Build, test and bench strongroom, here and in a virtual machine.
 
 mod bench;
+mod driver;
 mod packages;
 mod test;
 mod vm;
@@ -16,6 +17,7 @@ enum Task {
     Test(test::Args),
     Bench(bench::Args),
     Vm(vm::Args),
+    Driver(driver::Args),
 }
 
 fn main() -> ExitCode {
@@ -27,6 +29,14 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args, root),
         Task::Vm(args) => match vm::run(&args, root) {
             Ok(_) => Ok(()),
+            Err(vm::Error::Unavailable(why)) => {
+                eprintln!("xtask: {why}");
+                return ExitCode::from(vm::UNAVAILABLE);
+            }
+            Err(vm::Error::Failed(why)) => Err(why),
+        },
+        Task::Driver(args) => match driver::run(&args, root) {
+            Ok(()) => Ok(()),
             Err(vm::Error::Unavailable(why)) => {
                 eprintln!("xtask: {why}");
                 return ExitCode::from(vm::UNAVAILABLE);

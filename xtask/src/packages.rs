@@ -53,6 +53,17 @@ const KERNEL: [&str; 12] = [
     "tar",
 ];
 
+/// What the driver is built with, beside a kernel's tree.
+const DRIVER: [&str; 7] = [
+    "binutils",
+    "gcc",
+    "libc6-dev",
+    "libelf1",
+    "make",
+    "rust-web-src",
+    "rustc-web",
+];
+
 /// Installs what is missing, as root; names it otherwise.
 ///
 /// # Errors
@@ -69,6 +80,11 @@ pub(crate) fn ensure_vm() -> Result<(), String> {
 /// The same for building a kernel.
 pub(crate) fn ensure_kernel() -> Result<(), String> {
     install(&KERNEL)
+}
+
+/// The same for building the driver.
+pub(crate) fn ensure_driver() -> Result<(), String> {
+    install(&DRIVER)
 }
 
 fn install(packages: &[&'static str]) -> Result<(), String> {

@@ -60,6 +60,15 @@ pub(super) fn get(cache: &Cache, install: bool) -> Result<Kernel, String> {
     Ok(kernel)
 }
 
+/// The tree that the kernel was built in, configured as it.
+pub(crate) fn tree_of_kernel(cache: &Cache, install: bool) -> Result<PathBuf, String> {
+    get(cache, install)?;
+    let version = debian::candidate(SOURCE)
+        .or_else(|| earlier(cache))
+        .ok_or("the version of the built kernel is not known")?;
+    Ok(cache.path(&format!("source-{version}")))
+}
+
 /// The version of a tree that is there.
 fn earlier(cache: &Cache) -> Option<String> {
     let kernels = fs::read_dir(cache.path("kernels")).ok()?;

@@ -9,7 +9,7 @@ const LOGS: usize = 20;
 
 /// The directory `vm` in the target directory.
 #[derive(Clone, Debug)]
-pub(super) struct Cache {
+pub(crate) struct Cache {
     directory: PathBuf,
 }
 
@@ -20,7 +20,7 @@ pub(super) fn because<E: std::fmt::Display>(path: &Path) -> impl FnOnce(E) -> St
 
 impl Cache {
     /// Opens it for the workspace at `root`.
-    pub(super) fn open(root: &Path) -> Result<Self, String> {
+    pub(crate) fn open(root: &Path) -> Result<Self, String> {
         let target = std::env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| root.join("target"), |path| root.join(path));
         let directory = target.join("vm");
@@ -28,13 +28,13 @@ impl Cache {
         Ok(Self { directory })
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
 
     /// Waits until no other process changes the part of what is kept that has this name. Given back
     /// when the file is closed.
-    pub(super) fn lock(&self, part: &str) -> Result<File, String> {
+    pub(crate) fn lock(&self, part: &str) -> Result<File, String> {
         let path = self.path(&format!("{part}.lock"));
         let file = File::create(&path).map_err(because(&path))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {

@@ -34,7 +34,7 @@ pub(super) fn candidate(package: &str) -> Option<String> {
 
 /// A directory with the files of a package, at apt's version of it. Where apt knows none, that of
 /// an earlier download.
-pub(super) fn unpacked(cache: &Cache, package: &str) -> Result<PathBuf, String> {
+pub(crate) fn unpacked(cache: &Cache, package: &str) -> Result<PathBuf, String> {
     let _lock = cache.lock("packages")?;
     let kept = cache.path("packages");
     let prefix = format!("{package}_");

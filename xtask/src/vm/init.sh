@@ -27,6 +27,12 @@ for module in /lib/modules/*.ko; do
     [ ! -e "$module" ] || insmod "$module" || echo "init: $module is not loaded" >/dev/console
 done
 
+# The driver, where this run has it, on the memory that the command line sets aside for it.
+if [ -e /lib/strongroom/strongroom.ko ]; then
+    insmod /lib/strongroom/strongroom.ko pool=1G:192M,1536M:64M mode=0666 ||
+        echo "init: the driver is not loaded" >/dev/console
+fi
+
 # Disks by their serial numbers: the order of their names is the kernel's own.
 for disk in /sys/block/vd*; do
     [ -e "$disk" ] || continue

@@ -37,6 +37,7 @@ impl Initramfs {
             "/root",
             "/mnt",
             "/lib/modules",
+            "/lib/strongroom",
             "/etc/vm/jobs",
             "/home/user",
         ] {
@@ -90,6 +91,14 @@ impl Initramfs {
             let name = format!("/lib/modules/{number:03}-{}.ko", module.name);
             self.archive.file(&name, module.image, 0o644);
         }
+    }
+
+    /// The driver, which init loads.
+    pub(super) fn driver(&mut self, module: &Path) -> Result<(), String> {
+        let image = std::fs::read(module).map_err(because(module))?;
+        self.archive
+            .file("/lib/strongroom/strongroom.ko", image, 0o644);
+        Ok(())
     }
 
     pub(super) fn shell(&mut self) {

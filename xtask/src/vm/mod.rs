@@ -1,23 +1,25 @@
 //! `cargo xtask vm`: tests in a virtual machine, on another kernel than this machine's.
 
-mod built;
+pub(crate) mod built;
 mod cache;
 mod cpio;
-mod debian;
+pub(crate) mod debian;
 mod initramfs;
 mod kernel;
 mod libraries;
 mod modules;
 mod programs;
 mod qemu;
-mod stock;
+pub(crate) mod stock;
 mod suites;
 mod transcript;
 
-use crate::packages;
-use cache::{Cache, RunDirectory};
+use crate::{driver, packages};
+pub(crate) use cache::Cache;
+use cache::RunDirectory;
 use initramfs::{Initramfs, Script};
-use kernel::{Choice, Kernel};
+pub(crate) use kernel::Choice;
+use kernel::Kernel;
 use modules::Modules;
 use qemu::{End, Machine};
 use std::io::Read;
@@ -29,6 +31,8 @@ use transcript::Told;
 /// For every guest: the kernel's console, and an end at the first oops. Page-table isolation, as with
 /// it off the kernel's own mapping of its image shows secret pages: docs/threat-model.md.
 const APPEND: &str = "console=ttyS0 panic=-1 oops=panic pti=on";
+/// The driver's memory: two ranges, so that it is known to serve several.
+const CARVE_OUTS: &str = "memmap=192M$1G memmap=64M$1536M";
 /// What a guest needs of modules: disks, a file system on one.
 const MODULES: [&str; 3] = ["virtio_blk", "crc32c_generic", "ext4"];
 /// Programs of this machine that its tests or its init use, beside busybox.
@@ -52,6 +56,7 @@ Tests:
   probe         the tests of strongroom-probe
   CRATE/TARGET  one test target of a crate, or its unit tests: strongroom/heap, strongroom-core/lib.
                 What a test needs beside strongroom (a compiler, python) is not in the guest
+  driver        the kernel driver's own tests
   sh            a shell instead of tests
 
 Examples:
@@ -92,6 +97,9 @@ pub(crate) struct Args {
     /// Load this kernel module, too, with those that it needs
     #[arg(long = "module", value_name = "NAME")]
     modules: Vec<String>,
+    /// Build strongroom.ko for the kernel and load it, with a pool of 256 MiB in two parts
+    #[arg(long)]
+    driver: bool,
     /// Run this by the guest's shell, as root, after the tests
     #[arg(long = "run", value_name = "COMMAND")]
     commands: Vec<String>,
@@ -114,11 +122,26 @@ impl Args {
             memlock: "8192".to_owned(),
             timeout: 900,
             modules: Vec::new(),
+            driver: false,
             commands: Vec::new(),
             no_install: true,
             tests: ["doctor", "attack", "yama", "swap", "limit", "probe"]
                 .map(str::to_owned)
                 .to_vec(),
+        }
+    }
+}
+
+impl Args {
+    /// What `cargo xtask driver test` runs.
+    pub(crate) fn for_driver(kernel: Choice, no_install: bool, timeout: u64) -> Self {
+        Self {
+            kernel,
+            timeout,
+            no_install,
+            driver: true,
+            tests: vec!["driver".to_owned()],
+            ..Self::for_tests()
         }
     }
 }
@@ -159,6 +182,7 @@ fn say(text: &str) {
 /// # Errors
 /// Where a test failed, or the guest could not be made or came to no proper end.
 pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
+    let driver = args.driver || args.tests.iter().any(|test| test == "driver");
     let shell = args.tests.iter().any(|test| test == "sh");
     let mut jobs = if shell {
         Vec::new()
@@ -177,17 +201,28 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
     qemu::check().map_err(Error::Unavailable)?;
     let cache = Cache::open(root)?;
     let kernel = Kernel::get(&cache, args.kernel, !args.no_install).map_err(Error::Unavailable)?;
+    let driver = if driver {
+        let target = driver::Target::Known(args.kernel);
+        let built = driver::build(&cache, root, &target, !args.no_install);
+        Some(built.map_err(Error::Unavailable)?)
+    } else {
+        None
+    };
     let userland = Userland::get(&cache).map_err(Error::Unavailable)?;
     let run = cache.run()?;
     let token = token()?;
     let image = run.path("initramfs");
     let mut initramfs = assemble(args, root, &userland, &kernel, &token, &jobs)?;
+    if let Some(module) = &driver {
+        initramfs.driver(module)?;
+    }
     if shell {
         initramfs.shell();
     }
     initramfs.write(&image)?;
     let append = [APPEND.to_owned()]
         .into_iter()
+        .chain(driver.is_some().then(|| CARVE_OUTS.to_owned()))
         .chain(args.append.iter().cloned())
         .collect::<Vec<_>>()
         .join(" ");

@@ -8,7 +8,8 @@ use std::fs;
 /// Debian 12 has it in bookworm-security, 13 as its own.
 const SERIES: &str = "linux-image-6.12.";
 
-pub(super) fn get(cache: &Cache) -> Result<Kernel, String> {
+/// The newest release that apt knows, as `uname -r` gives it.
+pub(crate) fn release(cache: &Cache) -> Result<String, String> {
     let package = debian::names(SERIES)
         .into_iter()
         .filter_map(|name| Some((patch(&name)?, name)))
@@ -18,10 +19,16 @@ pub(super) fn get(cache: &Cache) -> Result<Kernel, String> {
         .ok_or(
             "apt knows no linux-image-6.12.…-amd64: as root, `apt-get update`; Debian 12 has it in bookworm-security",
         )?;
-    let files = debian::unpacked(cache, &package)?;
     let release = package.strip_prefix("linux-image-").unwrap_or(&package);
-    let modules = files.join("lib/modules").join(release);
-    let usr = files.join("usr/lib/modules").join(release);
+    Ok(release.to_owned())
+}
+
+pub(super) fn get(cache: &Cache) -> Result<Kernel, String> {
+    let release = release(cache)?;
+    let package = format!("linux-image-{release}");
+    let files = debian::unpacked(cache, &package)?;
+    let modules = files.join("lib/modules").join(&release);
+    let usr = files.join("usr/lib/modules").join(&release);
     let image = files.join("boot").join(format!("vmlinuz-{release}"));
     fs::metadata(&image).map_err(because(&image))?;
     let kept = cache.path("packages");

@@ -99,7 +99,7 @@ done
 wait
 [ $failed = 0 ] && [ ! -e /tmp/failed-$$ ]";
 
-const SUITES: [Suite; 6] = [
+const SUITES: [Suite; 7] = [
     Suite {
         name: "attack",
         jobs: &[
@@ -159,6 +159,11 @@ const SUITES: [Suite; 6] = [
             ("the limit, as a user", User::Ordinary, SCOPE_0, LIMIT),
         ],
         tests: &[],
+    },
+    Suite {
+        name: "driver",
+        jobs: &[],
+        tests: &[("strongroom-driver", "device", SCOPE_0)],
     },
     Suite {
         name: "probe",

@@ -1,0 +1,107 @@
+//! `cargo xtask driver`: builds strongroom.ko, and tests it in a virtual machine.
+
+mod module;
+mod rust;
+mod tree;
+
+use crate::vm::{self, Cache, Choice};
+use std::path::{Path, PathBuf};
+
+pub(crate) use module::build;
+
+/// Build the kernel driver, or test it in a virtual machine.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  cargo xtask driver build
+      strongroom.ko for Debian's 6.12, without installing its headers.
+  cargo xtask driver build --kernel /lib/modules/$(uname -r)/build
+      For the kernel that runs here.
+  cargo xtask driver test
+      The driver's tests in a virtual machine.
+
+It needs gcc, make and Debian's rustc-web with rust-web-src; the kernel need not be built with Rust.")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Task {
+    /// Build strongroom.ko and say where it is
+    Build(Build),
+    /// Load it in a virtual machine and run its tests
+    Test(Test),
+}
+
+#[derive(Debug, clap::Args)]
+struct Build {
+    /// `stock`, `built` (as for `cargo xtask vm`), or the directory of a configured kernel
+    #[arg(long, default_value = "stock", value_name = "KERNEL")]
+    kernel: Target,
+    /// Do not look for Debian packages
+    #[arg(long)]
+    no_install: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Test {
+    /// The kernel
+    #[arg(long, value_enum, default_value_t = Choice::Stock)]
+    kernel: Choice,
+    /// Do not look for Debian packages
+    #[arg(long)]
+    no_install: bool,
+    /// Seconds after which the guest is stopped and has failed
+    #[arg(long, default_value_t = 900)]
+    timeout: u64,
+}
+
+/// What a module is built for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// A kernel of the virtual machine.
+    Known(Choice),
+    /// A configured tree.
+    Tree(PathBuf),
+}
+
+impl std::str::FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "stock" => Ok(Self::Known(Choice::Stock)),
+            "built" => Ok(Self::Known(Choice::Built)),
+            _ if Path::new(text).join("include/config/auto.conf").exists() => {
+                Ok(Self::Tree(PathBuf::from(text)))
+            }
+            _ => {
+                Err("neither `stock`, `built` nor the directory of a configured kernel".to_owned())
+            }
+        }
+    }
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Where it cannot be built, or a test failed.
+pub(crate) fn run(args: &Args, root: &Path) -> Result<(), vm::Error> {
+    match &args.task {
+        Task::Build(args) => {
+            let cache = Cache::open(root)?;
+            let module = build(&cache, root, &args.kernel, !args.no_install)?;
+            println!("{}", module.display());
+            Ok(())
+        }
+        Task::Test(args) => {
+            let skipped = vm::run(
+                &vm::Args::for_driver(args.kernel, args.no_install, args.timeout),
+                root,
+            )?;
+            eprintln!("xtask: driver: {} skipped", skipped.len());
+            Ok(())
+        }
+    }
+}
