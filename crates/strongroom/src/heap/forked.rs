@@ -129,8 +129,7 @@ impl LockedHeaps {
     pub(crate) fn any_to_hand_over(&self) -> bool {
         let mut any = false;
         let _ = self.arenas(|inner, arena| {
-            any |= inner.policy.fork() == ForkPolicy::Copy
-                && arena.chunks().iter().any(|chunk| is_unseen(chunk));
+            any |= inner.policy.fork() == ForkPolicy::Copy && arena.chunks().iter().any(is_unseen);
             Ok(())
         });
         any
