@@ -149,7 +149,7 @@ awk -F'\"' -v log_=$STRONGROOM_SKIP_LOG '
 /^          \"attack\": / { attack = $4 }
 /^          \"claimed\": / { claimed = /true/ }
 /^          \"result\": / { result = $4 }
-/^          \"detail\": / && victim ~ /^strongroom-(driver|uncached|huge|hidden|region)$/ {
+/^          \"detail\": / && victim ~ /^strongroom-(driver|uncached|huge|hidden|region|guest-driver)$/ {
     printf \"%-20s%-16s%-8s %s%s\\n\", victim, attack, result, claimed ? \"\" : \"(not claimed) \", $4
     if (!claimed) next
     claims[victim]++
@@ -159,7 +159,7 @@ awk -F'\"' -v log_=$STRONGROOM_SKIP_LOG '
 }
 END {
     for (v in claims) print v \": \" claims[v] \" attacks on what is claimed\"
-    exit bad || claims[\"strongroom-driver\"] < 10 || claims[\"strongroom-uncached\"] < 10 || claims[\"strongroom-huge\"] < 10
+    exit bad || claims[\"strongroom-driver\"] < 10 || claims[\"strongroom-uncached\"] < 10 || claims[\"strongroom-huge\"] < 10 || claims[\"strongroom-guest-driver\"] < 10
 }' /tmp/attack-$$ || status=1
 rm /tmp/attack-$$
 exit $status";
@@ -281,12 +281,13 @@ const SUITES: [Suite; 8] = [
         ],
         tests: &[
             ("strongroom-driver", "device", SCOPE_0),
-            ("strongroom", "lib", SCOPE_0),
             ("strongroom", "fork", SCOPE_0),
             ("strongroom", "keepers", SCOPE_0),
             ("strongroom", "heap", SCOPE_0),
+            ("strongroom-guest", "driver", SCOPE_0),
         ],
         needs: Needs {
+            modules: &["kvm_amd"],
             host: &["ssh-keygen", "ssh-agent", "ssh-add"],
             ..NOTHING
         },

@@ -111,4 +111,6 @@ pub(crate) enum VictimArg {
     GuestPair,
     /// A guest in memory whose pages KVM knows as private
     GuestAttributes,
+    /// A guest in the kernel driver's memory
+    GuestDriver,
 }

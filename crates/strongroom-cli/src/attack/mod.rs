@@ -45,7 +45,7 @@ pub(crate) fn run(args: &AttackArgs) -> Result<u8, Failure> {
         }
         None => {
             region::visitors()
-                .chain(guest::VISITORS)
+                .chain(guest::visitors())
                 .for_each(|visitor| setup.invite(visitor));
         }
     }

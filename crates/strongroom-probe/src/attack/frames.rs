@@ -34,11 +34,11 @@ impl Attacker for DirectMap {
     }
 
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {
-        if victim.is_monitor() {
-            return of_guest(victim);
-        }
         if pool::holds(victim.pid(), victim.address()) {
             return of_pool(victim);
+        }
+        if victim.is_monitor() {
+            return of_guest(victim);
         }
         let (pid, address) = (victim.pid(), victim.address() as u64);
         let secret = victim.secret().to_vec();
