@@ -337,7 +337,7 @@ const GUESTS: Needs = Needs {
 const fn variables(kernel: Choice) -> &'static str {
     match kernel {
         Choice::Stock => "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='poison'",
-        Choice::Built => {
+        Choice::Built | Choice::Debug => {
             "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison'"
         }
     }
