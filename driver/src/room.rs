@@ -7,10 +7,11 @@ use crate::users::Users;
 use core::ptr::NonNull;
 use core::slice;
 use strongroom_core::driver::{HUGE_PAGE, PAGE};
-use strongroom_core::pool::RunPool;
+use strongroom_core::pool::{CHUNK_PAGES, ChunkPool};
 
 /// Pages of a 2 MiB block.
 pub const BLOCK: usize = (HUGE_PAGE / PAGE) as usize;
+const _: () = assert!(BLOCK == CHUNK_PAGES);
 
 /// One carve-out.
 #[derive(Debug)]
@@ -19,23 +20,27 @@ struct Range {
     pages: usize,
     /// Its NUMA node, or a negative number.
     node: i32,
-    pool: RunPool<'static>,
+    /// Of whole blocks: what of the first and the last one is not the carve-out's is never given to it.
+    pool: ChunkPool<'static>,
     metadata: NonNull<u64>,
 }
 
 impl Range {
     /// # Errors
-    /// `Nomem`.
+    /// `Nomem`; `Inval` where so many pages cannot be.
     fn new(first: u64, pages: usize, node: i32) -> Result<Self, Errno> {
-        let words = RunPool::metadata_words(pages);
+        let before = (first % BLOCK as u64) as usize;
+        let all = before.checked_add(pages).ok_or(Errno::Inval)?;
+        let blocks = all.div_ceil(BLOCK);
+        let words = ChunkPool::metadata_words(blocks);
         let bytes = words.checked_mul(size_of::<u64>()).ok_or(Errno::Nomem)?;
         // SAFETY: any size may be asked for.
         let memory = NonNull::new(unsafe { sr_alloc(bytes) }.cast::<u64>()).ok_or(Errno::Nomem)?;
         // SAFETY: `sr_alloc` gave that many zero words, aligned; they are freed after the pool that
         // alone has this reference.
         let metadata = unsafe { slice::from_raw_parts_mut(memory.as_ptr(), words) };
-        let mut pool = RunPool::new(pages, metadata);
-        let given = pool.give(0, pages);
+        let mut pool = ChunkPool::new(blocks, metadata);
+        let given = pool.give(before, pages);
         let range = Self {
             first,
             pages,
@@ -47,22 +52,32 @@ impl Range {
     }
 
     fn metadata_bytes(&self) -> usize {
-        RunPool::metadata_words(self.pages).saturating_mul(size_of::<u64>())
+        ChunkPool::metadata_words(self.pool.pages() / BLOCK).saturating_mul(size_of::<u64>())
     }
 
-    fn pfn(&self, start: usize) -> u64 {
-        self.first.saturating_add(start as u64)
+    /// The page frame number of the pool's page 0.
+    fn base(&self) -> u64 {
+        self.first - self.first % BLOCK as u64
     }
 
-    fn start_of(&self, pfn: u64) -> Option<usize> {
-        let start = usize::try_from(pfn.checked_sub(self.first)?).ok()?;
-        (start < self.pages).then_some(start)
+    /// The page frame number after its last page's.
+    fn end(&self) -> u64 {
+        self.first.saturating_add(self.pages as u64)
+    }
+
+    /// The pool's number of a page, and how many of the carve-out there are from it on.
+    fn find(&self, pfn: u64) -> Option<(usize, usize)> {
+        if pfn < self.first || pfn >= self.end() {
+            return None;
+        }
+        let start = usize::try_from(pfn - self.base()).ok()?;
+        Some((start, (self.end() - pfn) as usize))
     }
 }
 
 impl Drop for Range {
     fn drop(&mut self) {
-        self.pool = RunPool::new(0, &mut []);
+        self.pool = ChunkPool::new(0, &mut []);
         // SAFETY: it came from `sr_alloc`, and the pool that used it is gone.
         unsafe { sr_free(self.metadata.as_ptr().cast()) }
     }
@@ -114,7 +129,7 @@ impl Room {
         let end = first.checked_add(pages as u64).ok_or(Errno::Inval)?;
         let overlaps = self
             .ranges()
-            .any(|range| range.first < end && first < range.pfn(range.pages));
+            .any(|range| range.first < end && first < range.end());
         if pages == 0 || overlaps {
             return Err(Errno::Inval);
         }
@@ -145,7 +160,7 @@ impl Room {
         self.ranges().map(|range| range.pool.free_pages()).sum()
     }
 
-    /// The largest free run.
+    /// The largest free run that an object can get in one: of whole blocks, or of pages of cut ones.
     pub fn largest_free_run(&self) -> usize {
         self.ranges()
             .map(|range| range.pool.largest_free_run())
@@ -168,8 +183,9 @@ impl Room {
         self.users.held(uid)
     }
 
-    /// Takes pages for an object: one run where there is one, else several, blocks of 2 MiB before
-    /// smaller pieces. O(log pages) a run; O(pages / 64) where the room is in shreds.
+    /// Takes pages for an object: whole blocks of 2 MiB, in one run where there is one, and what is over
+    /// in blocks that are cut. Where whole blocks are no more, cut ones serve for them, but for an object
+    /// in huge pages. O(log pages) and O(run / 64) a run.
     ///
     /// # Errors
     /// `Dquot`, `Nomem`; nothing changed. `Inval` for no pages, or no whole blocks.
@@ -218,17 +234,11 @@ impl Room {
     }
 
     fn gather(&mut self, want: &Want, runs: &mut Runs) -> Result<(), Errno> {
-        let align = if want.pages >= BLOCK { BLOCK } else { 1 };
-        if self.take(want.pages, align, want.node, runs)? {
-            return Ok(());
-        }
-        // Blocks, by halves of what is wanted: where 64 in a row are not there, 32 may be.
+        // By halves of what is wanted: where 64 blocks in a row are not there, 32 may be.
         let mut step = want.pages / BLOCK;
         while step > 0 {
-            let left = want.pages.saturating_sub(runs.pages()) / BLOCK;
-            step = step.min(left).min(self.largest_free_run() / BLOCK);
-            let pages = step.saturating_mul(BLOCK);
-            if step > 0 && !self.take(pages, BLOCK, want.node, runs)? {
+            step = step.min(want.pages.saturating_sub(runs.pages()) / BLOCK);
+            if step > 0 && !self.take(step.saturating_mul(BLOCK), want.node, runs)? {
                 step /= 2;
             }
         }
@@ -237,29 +247,23 @@ impl Room {
             if left == 0 {
                 return Ok(());
             }
-            let pages = left.min(self.largest_free_run());
-            if want.huge || !self.take(pages, 1, want.node, runs)? {
+            // Less than a block, so that cut ones are asked first; and at most what is there.
+            let pages = left.min(BLOCK - 1).min(self.largest_free_run());
+            if want.huge || !self.take(pages, want.node, runs)? {
                 return Err(Errno::Nomem);
             }
         }
     }
 
     /// Takes one run and appends it; false where there is none. The wanted node's ranges come first.
-    fn take(
-        &mut self,
-        pages: usize,
-        align: usize,
-        node: i32,
-        runs: &mut Runs,
-    ) -> Result<bool, Errno> {
+    fn take(&mut self, pages: usize, node: i32, runs: &mut Runs) -> Result<bool, Errno> {
         for near in [true, false] {
             for range in self.ranges.iter_mut().flatten() {
                 if (range.node == node) != near {
                     continue;
                 }
-                let phase = range.first as usize;
-                if let Some(start) = range.pool.take_aligned(pages, align, phase) {
-                    let pfn = range.pfn(start);
+                if let Some(start) = range.pool.take(pages) {
+                    let pfn = range.base().saturating_add(start as u64);
                     let appended = runs.append(pfn, pages);
                     if appended.is_err() {
                         self.put_back(pfn, pages);
@@ -280,11 +284,11 @@ impl Room {
                 .ranges
                 .iter_mut()
                 .flatten()
-                .find_map(|range| range.start_of(pfn).map(|start| (range, start)));
-            let Some((range, start)) = found else {
+                .find_map(|range| range.find(pfn).map(|found| (range, found)));
+            let Some((range, (start, there))) = found else {
                 return false;
             };
-            let part = left.min(range.pages.saturating_sub(start));
+            let part = left.min(there);
             if !range.pool.give(start, part) {
                 return false;
             }

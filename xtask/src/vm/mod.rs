@@ -8,6 +8,7 @@ mod initramfs;
 mod kernel;
 mod libraries;
 mod modules;
+mod on_driver;
 mod programs;
 mod qemu;
 mod reports;
@@ -63,6 +64,7 @@ Tests:
                 What a test needs beside strongroom (a compiler, python) is not in the guest
   CRATE/bench:TARGET[:ARGUMENT:…]
                 a bench of a crate: strongroom-guest/bench:guest:conversions
+  driver        the kernel driver's own tests
   sh            a shell instead of tests
 
 Examples:
