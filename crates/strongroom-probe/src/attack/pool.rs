@@ -35,20 +35,18 @@ fn covers(line: &str, address: usize) -> bool {
     })
 }
 
-/// The frames of the whole pool.
+/// The frames of the whole pool, a range each.
 ///
 /// # Errors
 /// Where the driver does not tell, or the pool is too large to be looked at.
-pub(super) fn frames() -> Result<Vec<u64>, Refusal> {
+pub(super) fn frames() -> Result<Vec<Range<u64>>, Refusal> {
     let text = std::fs::read_to_string(RANGES).map_err(Refusal::because(RANGES))?;
     let ranges: Option<Vec<_>> = text.lines().map(range).collect();
     let ranges = ranges.filter(|ranges| !ranges.is_empty());
     let ranges = ranges.ok_or_else(|| Refusal::new(format!("{RANGES} is not understood")))?;
     not_too_large(ranges.iter().map(|range| range.end - range.start).sum())?;
-    let frames = ranges
-        .into_iter()
-        .flat_map(|range| range.start / PAGE as u64..range.end / PAGE as u64);
-    Ok(frames.collect())
+    let frames = |range: Range<u64>| range.start / PAGE as u64..range.end / PAGE as u64;
+    Ok(ranges.into_iter().map(frames).collect())
 }
 
 /// `start-end`, in hex, the end not a part of it.
