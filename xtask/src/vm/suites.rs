@@ -209,18 +209,6 @@ const SUITES: [Suite; 8] = [
         name: "driver",
         jobs: &[
             (
-                "attack on the driver, as root",
-                User::Root,
-                SCOPE_0,
-                on_driver::ATTACK,
-            ),
-            (
-                "attack on the driver, as a user",
-                User::Ordinary,
-                SCOPE_0,
-                on_driver::USER_ATTACK,
-            ),
-            (
                 "run on the driver, as root",
                 User::Root,
                 SCOPE_0,
@@ -231,6 +219,18 @@ const SUITES: [Suite; 8] = [
                 User::Ordinary,
                 SCOPE_0,
                 on_driver::RUN,
+            ),
+            (
+                "attack on the driver, as root",
+                User::Root,
+                SCOPE_0,
+                on_driver::ATTACK,
+            ),
+            (
+                "attack on the driver, as a user",
+                User::Ordinary,
+                SCOPE_0,
+                on_driver::USER_ATTACK,
             ),
         ],
         tests: &[
