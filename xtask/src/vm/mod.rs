@@ -22,7 +22,7 @@ use initramfs::{Initramfs, Script};
 pub(crate) use kernel::Choice;
 use kernel::Kernel;
 use modules::{Module, Modules};
-use qemu::{End, Machine};
+use qemu::{End, Machine, Output};
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -159,6 +159,14 @@ impl Args {
             ..Self::for_tests()
         }
     }
+
+    /// The driver's bench, on the stock kernel.
+    pub(crate) fn for_driver_bench(rounds: usize) -> Self {
+        Self {
+            tests: vec![format!("strongroom-driver/bench:figures:--rounds:{rounds}")],
+            ..Self::for_driver(Choice::Stock, true, 900)
+        }
+    }
 }
 
 /// The exit status that says so.
@@ -197,6 +205,19 @@ fn say(text: &str) {
 /// # Errors
 /// Where a test failed, or the guest could not be made or came to no proper end.
 pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
+    let told = guest(args, root, Output::Shown)?;
+    Ok(told.skips.into_iter().map(|(_, skip)| skip).collect())
+}
+
+/// Runs them and returns what they wrote.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn output(args: &Args, root: &Path) -> Result<String, Error> {
+    Ok(guest(args, root, Output::Kept)?.kept)
+}
+
+fn guest(args: &Args, root: &Path, output: Output) -> Result<Told, Error> {
     let driver = args.driver || args.tests.iter().any(|test| test == "driver");
     let shell = args.tests.iter().any(|test| test == "sh");
     let mut jobs = if shell {
@@ -259,10 +280,11 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
     say(&format!("starting {} ({append})", kernel.name));
     if shell {
         machine.interact(&run, &console)?;
-        return Ok(Vec::new());
+        return Ok(Told::default());
     }
     let start = Instant::now();
-    let end = machine.run(&run, &console, &token, Duration::from_secs(args.timeout))?;
+    let timeout = Duration::from_secs(args.timeout);
+    let end = machine.run(&run, &console, &token, timeout, output)?;
     let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
     let report = if kernel.reports {
         reports::first(&qemu::text(&console)?)
@@ -278,8 +300,11 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
             let why = format!("the kernel reported a mistake:\n{report}\n{also}");
             Err(with_console(&cache, &run, &why, false).into())
         }
-        (Ok(()), None) => Ok(told.skips.into_iter().map(|(_, skip)| skip).collect()),
-        (Err(why), None) => Err(with_console(&cache, &run, &why, !told.ended).into()),
+        (Ok(()), None) => Ok(told),
+        (Err(why), None) => {
+            let why = format!("{}{why}", told.kept);
+            Err(with_console(&cache, &run, &why, !told.ended).into())
+        }
     }
 }
 
@@ -480,6 +505,7 @@ mod tests {
                 .collect(),
             running,
             ended,
+            kept: String::new(),
             skips: Vec::new(),
         }
     }

@@ -15,6 +15,8 @@ pub(super) struct Told {
     pub(super) skips: Vec<(usize, String)>,
     /// The guest came to its end by itself.
     pub(super) ended: bool,
+    /// What the jobs wrote, where it is not shown.
+    pub(super) kept: String,
 }
 
 /// How a job ended.
