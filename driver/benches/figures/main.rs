@@ -14,7 +14,7 @@ use memory::{Kind, MIB, Memory};
 use std::time::Instant;
 
 /// Memory of one measurement.
-const SIZE: usize = 32 * MIB;
+const SIZE: usize = 8 * MIB;
 /// Of objects of one page.
 const SINGLE: usize = MIB;
 

@@ -9,8 +9,8 @@ use std::path::Path;
 const METHOD: &str = "\
 `driver/benches/figures`, in an emulated machine of two processors (`cargo xtask vm`: Debian's kernel 6.12, QEMU without hardware \
 acceleration), where strongroom.ko has a pool that was set aside at boot: trust the ratios, not the times. *First touch* is a write to \
-each page of 4 KiB of 32 MiB (objects of 4 KiB: of 1 MiB), mapped before; *taken, touched and given back* is everything from \
-opening the device, or memfd_secret, to the last munmap. With *2 MiB pages* the object is one of 32 MiB; with *4 KiB pages* \
+each page of 4 KiB of 8 MiB (objects of 4 KiB: of 1 MiB), mapped before; *taken, touched and given back* is everything from \
+opening the device, or memfd_secret, to the last munmap. With *2 MiB pages* the object is one of 8 MiB; with *4 KiB pages* \
 objects are of 1 MiB, too small for larger entries; the driver's own counts are checked to say so. The driver wipes pages \
 when they are given back, and not at first touch as memfd_secret does: the second figure has both. *Shootdowns* and the *direct \
 map*: 2 MiB each in objects of 4 KiB, 64 KiB, 1 MiB and 2 MiB, taken, touched and given back by a process on one processor while another process \

@@ -163,6 +163,7 @@ impl Args {
     /// The driver's bench, on the stock kernel.
     pub(crate) fn for_driver_bench(rounds: usize) -> Self {
         Self {
+            memlock: "unlimited".to_owned(),
             tests: vec![format!("strongroom-driver/bench:figures:--rounds:{rounds}")],
             ..Self::for_driver(Choice::Stock, true, 900)
         }
