@@ -8,6 +8,7 @@ mod initramfs;
 mod kernel;
 mod libraries;
 mod modules;
+mod on_driver;
 mod outside;
 mod programs;
 mod qemu;
@@ -60,7 +61,7 @@ Tests:
   probe         the tests of strongroom-probe
   guest         guest memory: the tests of strongroom-guest and minivmm, in guests of this guest, on every
                 backing that the kernel has; with --kernel built, `attributes` too
-  driver        the kernel driver's own tests
+  driver        the kernel driver: its own tests, and attacks, the library's tests and programs on its memory
   CRATE/TARGET  one test target of a crate, or its unit tests: strongroom/heap, strongroom-core/lib.
                 What a test needs beside strongroom (a compiler, python) is not in the guest
   CRATE/bench:TARGET[:ARGUMENT:…]
@@ -383,7 +384,8 @@ fn assemble(
         &userland.busybox.join("bin/busybox"),
         &format!("token={token}\nmemlock={}\n", args.memlock),
     );
-    for program in PROGRAMS {
+    let of_jobs = jobs.iter().flat_map(|job| job.needs.host).copied();
+    for program in PROGRAMS.into_iter().chain(of_jobs) {
         if !initramfs.own(program)? {
             return Err(format!("{program} is not here, which the guest needs"));
         }

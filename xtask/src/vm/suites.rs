@@ -1,6 +1,7 @@
 //! What a TEST on the command line stands for.
 
 use super::kernel::Choice;
+use super::on_driver;
 use super::programs::TestTarget;
 
 /// Who runs a job in the guest.
@@ -41,6 +42,8 @@ pub(super) struct Needs {
     pub(super) modules: &'static [&'static str],
     /// Programs of this workspace, by their packages' names.
     pub(super) programs: &'static [&'static str],
+    /// Programs of this machine.
+    pub(super) host: &'static [&'static str],
     /// NUMA nodes, at least.
     pub(super) nodes: u32,
 }
@@ -57,6 +60,7 @@ struct Suite {
 pub(super) const NOTHING: Needs = Needs {
     modules: &[],
     programs: &[],
+    host: &[],
     nodes: 1,
 };
 
@@ -203,7 +207,32 @@ const SUITES: [Suite; 8] = [
     },
     Suite {
         name: "driver",
-        jobs: &[],
+        jobs: &[
+            (
+                "run on the driver, as root",
+                User::Root,
+                SCOPE_0,
+                on_driver::RUN,
+            ),
+            (
+                "run on the driver, as a user",
+                User::Ordinary,
+                SCOPE_0,
+                on_driver::RUN,
+            ),
+            (
+                "attack on the driver, as root",
+                User::Root,
+                SCOPE_0,
+                on_driver::ATTACK,
+            ),
+            (
+                "attack on the driver, as a user",
+                User::Ordinary,
+                SCOPE_0,
+                on_driver::USER_ATTACK,
+            ),
+        ],
         tests: &[
             ("strongroom-driver", "device", SCOPE_0),
             ("strongroom-driver", "kernel_logic", SCOPE_0),
@@ -211,8 +240,16 @@ const SUITES: [Suite; 8] = [
             ("strongroom-driver", "module", SCOPE_0),
             ("strongroom-driver", "lent", SCOPE_0),
             ("strongroom-driver", "fuzz", SCOPE_0),
+            ("strongroom", "fork", SCOPE_0),
+            ("strongroom", "keepers", SCOPE_0),
+            ("strongroom", "heap", SCOPE_0),
+            ("strongroom-guest", "driver", SCOPE_0),
         ],
-        needs: NOTHING,
+        needs: Needs {
+            modules: &["kvm_amd"],
+            host: &["ssh-keygen", "ssh-agent", "ssh-add"],
+            ..NOTHING
+        },
     },
     Suite {
         name: "probe",
@@ -250,6 +287,7 @@ const SUITES: [Suite; 8] = [
 const GUESTS: Needs = Needs {
     modules: &["kvm_amd"],
     programs: &["minivmm"],
+    host: &[],
     nodes: 2,
 };
 
