@@ -57,7 +57,7 @@ fn command() -> u8 {
         Command::Audit(args) => audit::run(&args),
         Command::Doctor(args) => doctor::run(args.json),
         Command::Scan(args) => scan::run(&args),
-        Command::Victim { kind } => Ok(attack::victim(kind)),
+        Command::Victim { kind, kvm } => Ok(attack::victim(kind, kvm)),
         Command::Thief {
             way,
             pid,

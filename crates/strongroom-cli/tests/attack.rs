@@ -45,6 +45,49 @@ const CONTROLS: [(&str, &str); 26] = [
     ("inject-root", "plain"),
 ];
 
+/// Every attack on guests; the control of all of them is guest-plain.
+const ON_GUESTS: [&str; 22] = [
+    "peek",
+    "peek-root",
+    "fd",
+    "fd-root",
+    "fd-inherited",
+    "directmap",
+    "swap",
+    "core",
+    "core-gcore",
+    "fork",
+    "fork-exec",
+    "vmm-view",
+    "vmm-syscall",
+    "vmm-pointer",
+    "vmm-stale-slice",
+    "vmm-alias",
+    "vmm-steer",
+    "vmm-peek",
+    "vmm-map",
+    "vmm-vmsplice",
+    "vmm-io-uring",
+    "vmm-direct",
+];
+
+fn has_kvm() -> bool {
+    let kvm = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm");
+    kvm.is_ok()
+}
+
+fn has_swap() -> bool {
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    swaps.lines().count() > 1
+}
+
+fn has_gcore() -> bool {
+    std::path::Path::new("/usr/bin/gcore").exists()
+}
+
 /// `strongroom attack` in a room, whose user can run the command.
 fn attack(room: &Room, options: &[&str]) -> Transcript {
     let copy = room.copy(STRONGROOM.as_ref(), "attacker");
@@ -99,12 +142,9 @@ fn as_root_every_control_leaks_and_every_claim_is_held() {
     let room = Room::new(Who::Root, How::Plain);
     let transcript = attack(&room, &["--json"]);
     let report = json(&transcript);
-    let has_gcore = std::path::Path::new("/usr/bin/gcore").exists();
-    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
-    let has_swap = swaps.lines().count() > 1;
     let unavailable = |attack: &str| match attack {
-        "core-gcore" => !has_gcore,
-        "swap" => !has_swap,
+        "core-gcore" => !has_gcore(),
+        "swap" => !has_swap(),
         // Where the clock is emulated, as in a virtual machine without acceleration.
         "cache" => result(&report, "plain", "cache").0 == "skipped",
         _ => false,
@@ -157,9 +197,147 @@ fn as_root_every_control_leaks_and_every_claim_is_held() {
     for victim in victims(&report) {
         let name = victim["name"].as_str().unwrap();
         let has = name.starts_with("strongroom-");
+        if name.starts_with("strongroom-guest-") {
+            // Not every kernel has each of them.
+            continue;
+        }
         assert_eq!(victim["receipt"].is_object(), has, "{name}");
     }
     assert_eq!(transcript.status, "exit 0", "{transcript}");
+}
+
+/// What of guests is claimed is held, what is not is told as it is, and the ordinary guest has nothing.
+#[test]
+fn as_root_guests_keep_what_their_receipts_claim() {
+    need!(root);
+    if !has_kvm() {
+        return support::skip("there is no /dev/kvm");
+    }
+    let room = Room::new(Who::Root, How::Plain);
+    let transcript = attack(&room, &["--only", "vmm", "--json"]);
+    let report = json(&transcript);
+    let names: Vec<_> = victims(&report).iter().map(|v| &v["name"]).collect();
+    assert_eq!(
+        names,
+        [
+            "guest-plain",
+            "strongroom-guest-poison",
+            "strongroom-guest-pair",
+            "strongroom-guest-attributes"
+        ]
+    );
+    let unavailable = |attack: &str| match attack {
+        "core-gcore" => !has_gcore(),
+        "swap" => !has_swap(),
+        _ => false,
+    };
+    for attack in ON_GUESTS {
+        if !unavailable(attack) {
+            let result = result(&report, "guest-plain", attack);
+            assert_eq!(result, ("leaked", false), "{attack}: {report}");
+        }
+    }
+    assert_eq!(victims(&report)[0]["attacks"].as_array().unwrap().len(), 22);
+    assert_claims_held(&report, unavailable);
+    let all = [
+        "NoSwap",
+        "NoCoreDump",
+        "NoForkShare",
+        "NoFdSpill",
+        "NoPeek",
+        "NoPin",
+    ];
+    let mut kept = 0;
+    for (victim, held) in [
+        (
+            "strongroom-guest-poison",
+            &["NoCoreDump", "NoForkShare"][..],
+        ),
+        ("strongroom-guest-pair", &all),
+        ("strongroom-guest-attributes", &all),
+    ] {
+        let found = victims(&report).iter().find(|v| v["name"] == victim);
+        let receipt = &found.unwrap()["receipt"];
+        if receipt.is_null() {
+            // This kernel has no such backing.
+            continue;
+        }
+        kept += 1;
+        assert_eq!(receipt["held"], serde_json::json!(held), "{victim}");
+        let why = &receipt["missing"]["NoVmm"];
+        assert_eq!(why["reason"], "guest-steered", "{victim}");
+        // A monitor has its guest hand its pages out, and the kernel sees them all.
+        for attack in ["vmm-steer", "directmap"] {
+            assert_eq!(
+                result(&report, victim, attack),
+                ("leaked", false),
+                "{victim}"
+            );
+        }
+        // What goes by the monitor's view is refused, zero, or named.
+        for attack in ["vmm-view", "vmm-syscall", "vmm-pointer", "vmm-stale-slice"] {
+            assert_eq!(result(&report, victim, attack), ("held", false), "{victim}");
+        }
+        let alias = if victim.ends_with("poison") {
+            "leaked"
+        } else {
+            "held"
+        };
+        for attack in ["vmm-alias", "vmm-peek", "vmm-io-uring", "vmm-vmsplice"] {
+            assert_eq!(
+                result(&report, victim, attack).0,
+                alias,
+                "{victim} {attack}"
+            );
+        }
+    }
+    assert!(kept > 0, "no backing works here: {report}");
+    assert_eq!(transcript.status, "exit 0", "{transcript}");
+}
+
+/// Without KVM for the user nothing is held; with it, as much as anywhere.
+#[test]
+fn an_ordinary_user_attacks_guests_where_kvm_is_open() {
+    let room = Room::new(Who::User, How::Plain);
+    let transcript = attack(&room, &["--only", "vmm", "--json"]);
+    let report = json(&transcript);
+    let plain = &victims(&report)[0];
+    assert_eq!(plain["name"], "guest-plain");
+    for attack in plain["attacks"].as_array().unwrap() {
+        let detail = attack["detail"].as_str().unwrap();
+        let without = detail.contains("/dev/kvm") || detail == "needs root";
+        let root_only = ["swap", "core-gcore"].contains(&attack["attack"].as_str().unwrap());
+        assert!(
+            attack["result"] == "leaked" || attack["result"] == "skipped" && (without || root_only),
+            "{attack}"
+        );
+    }
+    assert_claims_held(&report, |attack| {
+        attack.ends_with("-root") || ["swap", "core-gcore"].contains(&attack)
+    });
+    assert_eq!(transcript.status, "exit 0", "{transcript}");
+}
+
+#[test]
+fn guests_have_a_table_of_their_own() {
+    need!(root);
+    let room = Room::new(Who::Root, How::Plain);
+    let transcript = attack(&room, &["--only", "fork,vmm-view"]);
+    let table = &transcript.stdout;
+    for line in table.lines() {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+    let heads: Vec<_> = table.lines().filter(|l| l.starts_with("attack ")).collect();
+    assert_eq!(heads.len(), 2, "{table}");
+    assert!(
+        heads[1].contains("guest-plain") && !heads[0].contains("guest"),
+        "{table}"
+    );
+    let rows = |name: &str| table.lines().filter(|l| l.starts_with(name)).count();
+    assert_eq!((rows("fork "), rows("vmm-view ")), (2, 1), "{table}");
+    // Guests have no level, so that nothing is left to attack.
+    let nothing = attack(&room, &["--only", "vmm-view", "--level", "hidden"]);
+    assert_eq!(nothing.status, "exit 125", "{nothing}");
 }
 
 #[test]

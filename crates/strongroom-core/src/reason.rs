@@ -55,6 +55,8 @@ pub enum Reason {
     CannotPreload,
     /// The program brings its own malloc.
     OwnAllocator,
+    /// Whoever runs a guest on an ordinary machine steers its processors and memory slots.
+    GuestSteered,
     /// Another answer of the kernel.
     Kernel {
         /// The call that failed.
@@ -84,6 +86,7 @@ impl Reason {
             Reason::NotConcealable => "not-concealable",
             Reason::CannotPreload => "cannot-preload",
             Reason::OwnAllocator => "own-allocator",
+            Reason::GuestSteered => "guest-steered",
             Reason::Kernel { .. } => "kernel",
         }
     }
@@ -117,6 +120,7 @@ impl Reason {
             Reason::OwnAllocator => {
                 "use --scope locked, or a build of the program with the system's malloc"
             }
+            Reason::GuestSteered => "run the guest on a confidential machine (SEV-SNP, TDX)",
             Reason::KeeperLacks { .. }
             | Reason::NotArranged
             | Reason::CannotHide
@@ -163,6 +167,9 @@ impl fmt::Display for Reason {
                 f.write_str("the preload object cannot be loaded into this program")
             }
             Reason::OwnAllocator => f.write_str("the program brings its own malloc"),
+            Reason::GuestSteered => f.write_str(
+                "the program that runs the guest can give it a processor, or code, that hands its pages out",
+            ),
             Reason::Kernel { call, errno } => write!(f, "{call} failed with errno {errno}"),
         }
     }

@@ -20,12 +20,14 @@ pub mod kvm;
 mod mapping;
 pub mod page_table;
 pub mod ram;
+mod read_only;
 pub mod region;
 
 pub use backing::{Backing, Limit};
 pub use error::Error;
 pub use futex::Futex;
 pub use ram::GuestRam;
-pub use region::{Contents, GuestRegion};
+pub use read_only::ReadOnly;
+pub use region::{Contents, GuestRegion, Sigbus};
 pub use strongroom_core::page::{PageState, Refused, Side, Why};
 pub use strongroom_sys::PAGE;

@@ -84,6 +84,17 @@ impl Mapping {
         Ok(Self { start, len })
     }
 
+    /// Maps pages of a file anew that this is a mapping of, to be read only.
+    pub(crate) fn map_read_only(&self, file: impl AsFd, pages: Range<usize>) -> Result<(), Error> {
+        let (start, len) = self.range(pages.clone()).map_err(Error::of("mmap"))?;
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
+        let offset = (pages.start * PAGE) as u64;
+        // SAFETY: the pages are the mapping's own, and of the same file, so that whoever reads them goes on.
+        unsafe { rustix::mm::mmap(start.cast(), len, ProtFlags::READ, flags, file, offset) }
+            .map_err(Error::of("mmap"))?;
+        Ok(())
+    }
+
     /// Addresses that nothing is at: whoever uses them fails. In bytes.
     pub(crate) fn nothing(len: usize) -> Result<Self, Error> {
         // SAFETY: a new mapping replaces nothing.
@@ -137,6 +148,25 @@ impl Mapping {
         unsafe { memory::advise(start, len, Advice::LinuxDontNeed) }
     }
 
+    /// Frees pages of a file in memory: they are zero for all who map it (MADV_REMOVE).
+    pub(crate) fn remove(&self, pages: Range<usize>) -> Result<(), Errno> {
+        let (start, len) = self.range(pages)?;
+        // SAFETY: the pages are the mapping's own, and used as raw memory only.
+        unsafe { memory::advise(start, len, Advice::LinuxRemove) }
+    }
+
+    /// A child that is forked has nothing at these addresses.
+    pub(crate) fn keep_from_children(&self) -> Result<(), Errno> {
+        // SAFETY: the mapping's own; it changes no contents.
+        unsafe { memory::advise(self.start, self.len, Advice::LinuxDontFork) }
+    }
+
+    /// Core dumps leave it out.
+    pub(crate) fn keep_from_dumps(&self) -> Result<(), Errno> {
+        // SAFETY: as above.
+        unsafe { memory::advise(self.start, self.len, Advice::LinuxDontDump) }
+    }
+
     /// Has pages be there, writable (MADV_POPULATE_WRITE, Linux 5.14).
     pub(crate) fn populate(&self, pages: Range<usize>) -> Result<(), Errno> {
         let (start, len) = self.range(pages)?;
@@ -169,6 +199,22 @@ impl Mapping {
         assert!(self.has(offset, len) && from.has(start, len));
         // SAFETY: the bytes are the mappings' own, and they are used as raw memory only.
         unsafe { core::ptr::copy(from.start.add(start), self.start.add(offset), len) };
+    }
+
+    /// Makes the first bytes what another mapping's are, and writes only the words that differ: a machine that
+    /// translates code has to do so again for a page that is written. Whole words.
+    pub(crate) fn restore(&self, from: &Mapping, len: usize) {
+        assert!(self.has(0, len) && from.has(0, len));
+        let (this, from) = (self.start.cast::<u64>(), from.start.cast::<u64>());
+        for word in 0..len / size_of::<u64>() {
+            // SAFETY: as above, and aligned to pages.
+            unsafe {
+                let right = from.add(word).read_volatile();
+                if this.add(word).read_volatile() != right {
+                    this.add(word).write_volatile(right);
+                }
+            }
+        }
     }
 
     /// Makes pages present and writable, all at once, where the kernel does that for them; otherwise

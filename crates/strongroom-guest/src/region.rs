@@ -5,13 +5,14 @@ use crate::dirty::Dirty;
 use crate::futex::Futex;
 use crate::kvm::{Machine, Slot};
 use crate::mapping::{Mapping, View};
-use crate::{Error, PAGE};
+use crate::{Error, PAGE, ReadOnly};
 use core::ops::Range;
 use core::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use strongroom_core::Receipt;
 use strongroom_core::page::{self, PageState, PageStates, Side};
+use strongroom_sys::memory;
 
 /// What becomes of a page's contents when it changes sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,21 @@ pub type ExclusivePin<'r> = page::ExclusivePin<'r, Futex>;
 
 /// How much is populated between two words about progress, in bytes.
 const POPULATE_AT_ONCE: usize = 64 << 20;
+
+/// What a SIGBUS is about ([`GuestRegion::sigbus`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sigbus {
+    /// A page that is private: somebody touched it without a guard. The guest has it, and it is whole.
+    Protected {
+        /// Where in the region, in bytes.
+        offset: usize,
+    },
+    /// A page whose memory failed: what was in it is lost.
+    Failed {
+        /// Where in the region, in bytes.
+        offset: usize,
+    },
+}
 
 /// Why a region was not written out.
 #[derive(Debug, thiserror::Error)]
@@ -252,6 +268,19 @@ impl GuestRegion {
         Error::Partly { call, errno, done }
     }
 
+    /// The first of these pages with those after it that are on the same side, as far as one can tell: somebody may
+    /// be converting them.
+    fn run(&self, pages: Range<usize>) -> (Range<usize>, Side) {
+        let states = self.states();
+        let side = |page| match states.state(page) {
+            Some(PageState::Private) => Side::Private,
+            _ => Side::Shared,
+        };
+        let first = side(pages.start);
+        let end = pages.clone().find(|&page| side(page) != first);
+        (pages.start..end.unwrap_or(pages.end), first)
+    }
+
     /// Drops the contents of whole pages, as a balloon does: they are zero when they are touched
     /// again, and take no memory until then. They stay private or shared.
     ///
@@ -262,22 +291,39 @@ impl GuestRegion {
         let states = self.states();
         let mut at = pages.start;
         while at < pages.end {
-            let private = |page| states.state(page) == Some(PageState::Private);
-            let side = private(at);
-            let end = (at..pages.end)
-                .find(|&page| private(page) != side)
-                .unwrap_or(pages.end);
-            if side {
+            let (run, side) = self.run(at..pages.end);
+            at = run.end;
+            if side == Side::Private {
                 // On that side already: nothing changes, and nobody else converts them meanwhile.
-                let _taken = states.convert(at..end, Side::Private, Instant::now())?;
-                self.backing.discard(at..end)?;
+                let _taken = states.convert(run.clone(), Side::Private, Instant::now())?;
+                self.backing.discard(run)?;
             } else {
-                let _pin = states.pin(at..end)?;
-                self.backing.discard(at..end)?;
+                let _pin = states.pin(run.clone())?;
+                self.backing.discard(run)?;
             }
-            at = end;
         }
         Ok(())
+    }
+
+    /// Makes shared pages ones that the guest writes and this process, and every one that has their file, can only read. There
+    /// is no way back: they stay so, and shared, as long as the region.
+    ///
+    /// This process itself keeps two ways: the guest's own mapping, where that is one of this process's, and a page
+    /// beside them that is writable still, whose mapping mremap(2) makes longer. A process that is given the
+    /// file afterwards has none.
+    ///
+    /// It closes all of the region's file to new writers, so that what is discarded later is wiped and takes memory on.
+    ///
+    /// # Errors
+    /// Misaligned bytes; the first page that is not shared, or that somebody holds; [`Error::NotOffered`]; what the
+    /// kernel says.
+    pub fn read_only(&self, bytes: Range<usize>) -> Result<ReadOnly<'_>, Error> {
+        let pages = whole(&bytes)?;
+        let pin = self.states().pin(pages.clone())?;
+        self.backing.read_only(pages)?;
+        // For good.
+        core::mem::forget(pin);
+        Ok(ReadOnly::new(self, bytes))
     }
 
     /// Has whole pages be there before they are touched. `progress` hears how many bytes are done.
@@ -294,8 +340,9 @@ impl GuestRegion {
         let mut at = pages.start;
         while at < pages.end {
             let end = pages.end.min(at + POPULATE_AT_ONCE / PAGE);
-            self.backing.populate(at..end)?;
-            at = end;
+            let (run, side) = self.run(at..end);
+            at = run.end;
+            self.backing.populate(run, side)?;
             progress((at - pages.start) * PAGE);
         }
         Ok(())
@@ -312,14 +359,22 @@ impl GuestRegion {
     }
 
     /// Takes the memory of whole pages from these NUMA nodes, where bit n is node n. What is there
-    /// already stays where it is; conversions move nothing.
+    /// already stays where it is. Conversions move nothing where a page is the same memory on both sides; where it is not, bound
+    /// pages are there from now on, and those of the other side come from the same nodes.
     ///
     /// # Errors
-    /// Misaligned bytes, EINVAL for nodes that are not there.
+    /// Misaligned bytes; EINVAL for nodes that are not there, and ENOSYS from a kernel that knows no nodes: some
+    /// may be bound then.
     pub fn bind(&self, bytes: Range<usize>, nodes: u64) -> Result<(), Error> {
         let pages = whole(&bytes)?;
         self.states().has(pages.clone())?;
-        self.backing.bind(pages, nodes)
+        let mut at = pages.start;
+        while at < pages.end {
+            let (run, side) = self.run(at..pages.end);
+            at = run.end;
+            self.backing.bind(run, side, nodes)?;
+        }
+        Ok(())
     }
 
     /// Writes all of the region out. While it is written, no page becomes private.
@@ -329,6 +384,28 @@ impl GuestRegion {
     pub fn snapshot(&self, out: &mut impl vm_memory::WriteVolatile) -> Result<(), SnapshotError> {
         let slice = self.slice(0..self.len())?;
         Ok(out.write_all_volatile(&slice)?)
+    }
+
+    /// What a SIGBUS at an address of this process is about, if it is one of the region's: a page that is protected, or
+    /// one whose memory failed, which is [poisoned](PageState::Poisoned) from now on.
+    ///
+    /// The signal does not tell: where the kernel knows memory errors, it is BUS_MCEERR_AR for both. So the
+    /// page is tried where the guest has it, by a system call that raises no signal. It can be called by
+    /// the signal's handler: atomic operations, and one futex(2).
+    pub fn sigbus(&self, address: *const u8) -> Option<Sigbus> {
+        let within = |start: *mut u8| {
+            let offset = (address as usize).checked_sub(start as usize)?;
+            (offset < self.len).then_some(offset)
+        };
+        let alias = self.backing.guest_alias();
+        let offset = within(self.host()).or_else(|| alias.and_then(within))?;
+        let page = offset / PAGE * PAGE;
+        let memory = alias.unwrap_or(self.host()).wrapping_add(page);
+        if memory::touch(memory, PAGE).is_ok() {
+            return Some(Sigbus::Protected { offset });
+        }
+        let _ = self.poison(offset);
+        Some(Sigbus::Failed { offset })
     }
 
     /// Marks the page at an offset as lost to a memory error, which is told apart from protection.

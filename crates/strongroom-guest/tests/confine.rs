@@ -4,7 +4,7 @@
 
 mod guest;
 
-use guest::{Guest, MIB, kvm, machine, skipped};
+use guest::{Guest, MIB, kvm, lacking, machine};
 use rustix::io::Errno;
 use strongroom_guest::backing::Pair;
 use strongroom_guest::kvm::{Limits, confine};
@@ -18,8 +18,9 @@ type Way<'a> = &'a dyn Fn() -> Result<(), Errno>;
 fn the_ways_back_are_closed_and_the_guest_goes_on() {
     let Some(kvm) = kvm() else { return };
     let vm = machine(&kvm, 0, None).unwrap();
-    let Ok(pair) = Pair::new(&vm, 4 * MIB, Side::Private) else {
-        return skipped("no pair here");
+    let pair = match Pair::new(&vm, 4 * MIB, Side::Private) {
+        Ok(pair) => pair,
+        Err(error) => return lacking("pair", error),
     };
     let guest = Guest::new(&kvm, vm, pair, Limits::default());
     let mut vcpu = guest.processor(0);

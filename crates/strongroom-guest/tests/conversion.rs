@@ -13,6 +13,12 @@ use vm_memory::{Bytes, GuestMemoryRegion, MemoryRegionAddress};
 
 const MIB: usize = 1 << 20;
 
+/// What a kernel says that knows no NUMA nodes.
+const NO_NODES: Error = Error::Kernel {
+    call: "mbind",
+    errno: Errno::NOSYS,
+};
+
 fn poison(len: usize) -> GuestRegion {
     GuestRegion::new(0x10_0000, Poison::new(len).unwrap()).unwrap()
 }
@@ -206,7 +212,10 @@ fn bad_ranges_change_nothing() {
 #[test]
 fn a_balloon_takes_contents_and_no_sides() {
     let region = poison(MIB);
-    region.bind(0..MIB, 1).unwrap();
+    match region.bind(0..MIB, 1) {
+        Ok(()) => {}
+        Err(error) => assert_eq!(error, NO_NODES),
+    }
     let mut told = Vec::new();
     region.populate(0..MIB, |done| told.push(done)).unwrap();
     assert_eq!(told, [MIB]);
@@ -235,13 +244,12 @@ fn a_balloon_takes_contents_and_no_sides() {
     let guard = region.guard(0..1).unwrap();
     assert!(region.discard(0..PAGE).is_err());
     drop(guard);
-    assert_eq!(
-        region.bind(0..MIB, 1 << 63),
-        Err(Error::Kernel {
-            call: "mbind",
-            errno: Errno::INVAL
-        })
-    );
+    let impossible = Error::Kernel {
+        call: "mbind",
+        errno: Errno::INVAL,
+    };
+    let refused = region.bind(0..MIB, 1 << 63).unwrap_err();
+    assert!([impossible, NO_NODES].contains(&refused), "{refused}");
 }
 
 #[test]

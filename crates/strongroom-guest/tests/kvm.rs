@@ -4,7 +4,7 @@
 
 mod guest;
 
-use guest::{Ended, Guest, MIB, RAM, address, kvm, machine, skipped};
+use guest::{Ended, Guest, MIB, RAM, address, kvm, lacking, machine, skipped};
 use kvm_bindings::{
     KVM_MEMORY_ATTRIBUTE_PRIVATE, KVM_MEMORY_EXIT_FLAG_PRIVATE, KVM_X86_SW_PROTECTED_VM,
     kvm_create_guest_memfd, kvm_memory_attributes,
@@ -15,12 +15,12 @@ use rustix::fs::{FallocateFlags, MemfdFlags};
 use rustix::io::Errno;
 use std::sync::Arc;
 use std::time::Duration;
-use strongroom_core::Protections;
+use strongroom_core::{Protection, Protections, Reason};
 use strongroom_guest::backing::{Attributes, Limit, Pair, Plain, Poison, best};
 use strongroom_guest::kvm::exit::{Outcome, Stop};
 use strongroom_guest::kvm::request::{Answer, Function, KEEP, Request, VERSION};
 use strongroom_guest::kvm::{Limits, Machine, Source};
-use strongroom_guest::{Backing, Contents, Error, GuestRegion, PAGE, PageState, Side, Why, ram};
+use strongroom_guest::{Contents, Error, GuestRegion, PAGE, PageState, Side, Why, ram};
 use strongroom_sys::peek::Ring;
 use vm_memory::{Bytes, GuestAddress, MemoryRegionAddress};
 
@@ -37,36 +37,9 @@ fn ordinary(kvm: &Kvm) -> Arc<Machine> {
     machine(kvm, 0, None).unwrap()
 }
 
-/// The backings of this kernel that have private pages, each in a machine of its own.
-fn each(len: usize, test: impl Fn(&'static str, Guest)) {
-    let Some(kvm) = kvm() else { return };
-    let mut some = 0;
-    let mut run =
-        |name: &'static str, machine: Arc<Machine>, made: Result<Box<dyn Backing>, Error>| {
-            match made {
-                Ok(backing) => {
-                    eprintln!("{name}:");
-                    test(name, Guest::new(&kvm, machine, backing, PLENTY));
-                    some += 1;
-                }
-                Err(error) => eprintln!("{name}: not here: {error}"),
-            }
-        };
-    let vm = ordinary(&kvm);
-    run("poison", vm, Poison::new(len).map(|b| Box::new(b) as _));
-    let vm = ordinary(&kvm);
-    let pair = Pair::new(&vm, len, Side::Shared).map(|b| Box::new(b) as _);
-    run("pair", vm, pair);
-    match machine(&kvm, KVM_X86_SW_PROTECTED_VM.into(), None) {
-        Some(vm) => {
-            let made = Attributes::new(&vm, len, Side::Shared).map(|b| Box::new(b) as _);
-            run("attributes", vm, made);
-        }
-        None => eprintln!("attributes: not here: no machines of that type"),
-    }
-    if some == 0 {
-        skipped("no backing has private pages here");
-    }
+/// Each backing of this kernel, with limits that no test meets.
+fn each(len: usize, test: impl FnMut(&'static str, Guest)) {
+    guest::each(len, PLENTY, test);
 }
 
 /// What the kernel says to a system call that reads a page there.
@@ -238,11 +211,13 @@ fn pages_around_stay_as_they_are() {
 }
 
 #[test]
-fn slots_are_split_and_merged() {
+fn few_slots_are_split_and_merged() {
     let Some(kvm) = kvm() else { return };
-    let vm = ordinary(&kvm);
-    let Ok(pair) = Pair::new(&vm, 8 * MIB, Side::Shared) else {
-        return skipped("no pair here");
+    // So few that none stays split for the next time.
+    let vm = machine(&kvm, 0, Some(16)).unwrap();
+    let pair = match Pair::new(&vm, 8 * MIB, Side::Shared) {
+        Ok(pair) => pair,
+        Err(error) => return lacking("pair", error),
     };
     let guest = Guest::new(&kvm, vm, pair, PLENTY);
     let slots = guest.machine.slots().clone();
@@ -269,11 +244,48 @@ fn slots_are_split_and_merged() {
 }
 
 #[test]
+fn slots_stay_split_while_there_are_many() {
+    let Some(kvm) = kvm() else { return };
+    let vm = machine(&kvm, 0, Some(64)).unwrap();
+    let Ok(pair) = Pair::new(&vm, 8 * MIB, Side::Shared) else {
+        return skipped("no pair here");
+    };
+    let guest = Guest::new(&kvm, vm, pair, PLENTY);
+    let slots = guest.machine.slots().clone();
+    let convert = |pages, side| guest.convert(pages, side, Contents::Dropped);
+    // As above, and an eighth of them is 8. A page that goes back and forth splits its chunk once.
+    for (pages, side, runs) in [
+        (5..6, Side::Private, 6),
+        (5..6, Side::Shared, 6),
+        (5..6, Side::Private, 6),
+        (0..512, Side::Private, 6),
+        (0..512, Side::Shared, 4),
+        (5..6, Side::Private, 6),
+        (9..10, Side::Private, 8),
+        // By now it is joined where it can be.
+        (9..10, Side::Shared, 6),
+        (5..6, Side::Shared, 6),
+    ] {
+        convert(pages.clone(), side).unwrap();
+        assert_eq!(slots.count(), 1 + runs, "{pages:?} to {side:?}");
+    }
+    // The two that it has too many are there for others: 29 pages take all of 64.
+    for page in 0..29 {
+        let page = 513 + 2 * page;
+        convert(page..page + 1, Side::Private).unwrap();
+    }
+    assert_eq!(slots.count(), 1 + 4 + 2 * 29);
+    let error = convert(1000..1001, Side::Private).unwrap_err();
+    assert_eq!(error, Error::SlotsExhausted { most: 64 });
+}
+
+#[test]
 fn no_more_slots_is_an_error_and_changes_nothing() {
     let Some(kvm) = kvm() else { return };
     let vm = machine(&kvm, 0, Some(8)).unwrap();
-    let Ok(pair) = Pair::new(&vm, 2 * MIB, Side::Shared) else {
-        return skipped("no pair here");
+    let pair = match Pair::new(&vm, 2 * MIB, Side::Shared) {
+        Ok(pair) => pair,
+        Err(error) => return lacking("pair", error),
     };
     let guest = Guest::new(&kvm, vm, pair, PLENTY);
     let mut vcpu = guest.processor(0);
@@ -305,8 +317,9 @@ fn what_is_done_when_slots_run_out_is_told() {
     let Some(kvm) = kvm() else { return };
     // The stub, two chunks, and one more.
     let vm = machine(&kvm, 0, Some(4)).unwrap();
-    let Ok(pair) = Pair::new(&vm, 4 * MIB, Side::Shared) else {
-        return skipped("no pair here");
+    let pair = match Pair::new(&vm, 4 * MIB, Side::Shared) {
+        Ok(pair) => pair,
+        Err(error) => return lacking("pair", error),
     };
     let guest = Guest::new(&kvm, vm, pair, PLENTY);
     let mut vcpu = guest.processor(0);
@@ -453,6 +466,42 @@ fn a_regular_machine_runs_and_has_nothing_private() {
 }
 
 #[test]
+fn the_guest_writes_what_the_monitor_can_only_read() {
+    each(4 * MIB, |name, guest| {
+        let mut vcpu = guest.processor(0);
+        vcpu.fill(0, 1024 * WORDS, 1);
+        let bytes = 2 * PAGE..700 * PAGE;
+        let pages = match guest.region().read_only(bytes.clone()) {
+            Ok(pages) => pages,
+            // Their files are closed, or not ones that can be sealed.
+            Err(Error::NotOffered { .. }) if name != "plain" => return,
+            Err(other) => panic!("{name}: {other}"),
+        };
+        let read = |page: usize| {
+            let mut word = [0; 8];
+            pages.read((page - 2) * PAGE, &mut word).unwrap();
+            u64::from_ne_bytes(word)
+        };
+        assert_eq!(read(5), (5 * WORDS) as u64 + 1);
+        // Pages that are there and have been read, and the guest's mappings of them are made anew.
+        vcpu.fill(0, 1024 * WORDS, 0x9999_0000);
+        assert_eq!(vcpu.differs(0, 1024 * WORDS, 0x9999_0000), None);
+        for page in [2, 5, 511, 512, 699] {
+            assert_eq!(read(page), 0x9999_0000 + (page * WORDS) as u64);
+        }
+        // The guest cannot take them away either.
+        let hide = Request {
+            function: Function::Hide as u64,
+            address: address(5),
+            length: PAGE as u64,
+            flags: KEEP,
+        };
+        assert_eq!(vcpu.request(hide), Answer::InUse.code());
+        assert_eq!(vcpu.differs(0, 1024 * WORDS, 0x9999_0000), None);
+    });
+}
+
+#[test]
 fn a_processor_that_never_exits_does_not_keep_pages_from_changing() {
     each(4 * MIB, |_, guest| {
         let mut vcpu = guest.processor(0);
@@ -537,8 +586,9 @@ fn a_place_is_taken_once_and_by_its_own_machine() {
     region(RAM + MIB as u64).place(&one).unwrap();
     drop(first);
     region(RAM).place(&one).unwrap();
-    let Ok(pair) = Pair::new(&one, MIB, Side::Private) else {
-        return skipped("no pair here");
+    let pair = match Pair::new(&one, MIB, Side::Private) {
+        Ok(pair) => pair,
+        Err(error) => return lacking("pair", error),
     };
     let pair = GuestRegion::new(RAM, pair).unwrap();
     assert_eq!(pair.place(&two), Err(Error::ForeignMachine));
@@ -565,7 +615,7 @@ fn a_file_outlives_its_region_and_what_is_gone_stops_the_guest() {
     let Some(kvm) = kvm() else { return };
     let vm = ordinary(&kvm);
     let Some(file) = private_file(&vm, 2 * PAGE) else {
-        return skipped("no private files on ordinary machines here");
+        return lacking("pair", "no private files on ordinary machines");
     };
     let guest = Guest::new(&kvm, Arc::clone(&vm), Plain::new(MIB).unwrap(), PLENTY);
     let mut vcpu = guest.processor(0);
@@ -610,8 +660,9 @@ fn a_stale_pin_sees_nothing_of_the_guest() {
     // A device took its buffer without a guard, before the page became private.
     let Some(kvm) = kvm() else { return };
     let vm = ordinary(&kvm);
-    let Ok(pair) = Pair::new(&vm, 2 * MIB, Side::Shared) else {
-        return skipped("no pair here");
+    let pair = match Pair::new(&vm, 2 * MIB, Side::Shared) {
+        Ok(pair) => pair,
+        Err(error) => return lacking("pair", error),
     };
     let Ok(ring) = Ring::new() else {
         return skipped("no io_uring here");
@@ -637,8 +688,9 @@ fn a_stale_pin_sees_nothing_of_the_guest() {
 fn what_a_region_leaves_is_wiped() {
     let Some(kvm) = kvm() else { return };
     let vm = ordinary(&kvm);
-    let Ok(pair) = Pair::new(&vm, 2 * MIB, Side::Private) else {
-        return skipped("no pair here");
+    let pair = match Pair::new(&vm, 2 * MIB, Side::Private) {
+        Ok(pair) => pair,
+        Err(error) => return lacking("pair", error),
     };
     let other = Guest::new(&kvm, Arc::clone(&vm), Plain::new(MIB).unwrap(), PLENTY);
     let mut vcpu = other.processor(0);
@@ -680,7 +732,17 @@ fn the_best_backing_is_found_by_trying() {
     assert_eq!(refused, order[..place]);
     // It works, and it says what it does not do.
     let receipt = choice.backing.receipt();
-    assert!(!receipt.held().contains(Protections::NO_VMM));
+    assert!(
+        receipt
+            .held()
+            .contains(Protections::NO_CORE_DUMP | Protections::NO_FORK_SHARE)
+    );
+    let missing = receipt.missing();
+    let why = missing.filter(|(lacking, _)| *lacking == Protection::NoVmm);
+    assert_eq!(
+        why.map(|(_, why)| why).collect::<Vec<_>>(),
+        [Reason::GuestSteered]
+    );
     assert!(choice.backing.limits().contains(&Limit::DirectMap));
     let guest = Guest::new(&kvm, vm, choice.backing, PLENTY);
     let mut vcpu = guest.processor(0);

@@ -14,16 +14,14 @@ mod eyes;
 mod guest;
 
 use eyes::read_by_kernel;
-use guest::{Guest, MIB, Processor, address, kvm, machine, skipped};
-use kvm_bindings::KVM_X86_SW_PROTECTED_VM;
+use guest::{Guest, MIB, Processor, address, each};
 use rustix::io::Errno;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use strongroom_guest::backing::{Attributes, Pair, Poison};
 use strongroom_guest::kvm::Limits;
 use strongroom_guest::kvm::request::{Function, KEEP, Request};
-use strongroom_guest::{Backing, Contents, Error, PAGE, Side, Why, ram};
+use strongroom_guest::{Contents, Error, PAGE, Side, Why, ram};
 use vm_memory::{Bytes, GuestAddress};
 
 const WORDS: usize = PAGE / 8;
@@ -284,7 +282,6 @@ fn storm(name: &str, guest: &Guest, len: usize, time: Duration) {
 
 #[test]
 fn no_byte_is_lost_in_a_storm() {
-    let Some(kvm) = kvm() else { return };
     let len = number("STRONGROOM_STORM_MIB", 16) * MIB;
     let time = Duration::from_secs(number("STRONGROOM_STORM_SECONDS", 3) as u64);
     let limits = Limits {
@@ -293,31 +290,5 @@ fn no_byte_is_lost_in_a_storm() {
         most: u32::MAX,
         patience: Duration::from_secs(10),
     };
-    let mut some = false;
-    for name in ["attributes", "pair", "poison"] {
-        let type_ = match name {
-            "attributes" => KVM_X86_SW_PROTECTED_VM.into(),
-            _ => 0,
-        };
-        let Some(vm) = machine(&kvm, type_, None) else {
-            eprintln!("{name}: not here: no machines of that type");
-            continue;
-        };
-        let made: Result<Box<dyn Backing>, Error> = match name {
-            "attributes" => Attributes::new(&vm, len, Side::Shared).map(|b| Box::new(b) as _),
-            "pair" => Pair::new(&vm, len, Side::Shared).map(|b| Box::new(b) as _),
-            _ => Poison::new(len).map(|b| Box::new(b) as _),
-        };
-        match made {
-            Ok(backing) => {
-                let guest = Guest::new(&kvm, vm, backing, limits);
-                storm(name, &guest, len, time);
-                some = true;
-            }
-            Err(error) => eprintln!("{name}: not here: {error}"),
-        }
-    }
-    if !some {
-        skipped("no backing has private pages here");
-    }
+    each(len, limits, |name, guest| storm(name, &guest, len, time));
 }

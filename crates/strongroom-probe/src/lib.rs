@@ -15,6 +15,7 @@
 pub mod attack;
 pub mod audit;
 pub mod exposure;
+mod masked;
 pub mod scan;
 pub mod size;
 pub mod thief;

@@ -7,24 +7,28 @@
 mod own_memory;
 
 use crate::attack::{Loot, inject, search};
+use crate::masked;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use strongroom_sys::{Errno, peek};
 
 /// The ways that [`steal`] knows.
-pub const WAYS: [&str; 6] = ["peek", "fd", "inject", "inherited", "grandchild", "search"];
+pub const WAYS: [&str; 7] = [
+    "peek",
+    "peek-guest",
+    "fd",
+    "inject",
+    "inherited",
+    "grandchild",
+    "search",
+];
 
 /// The most of a descriptor's contents that is looked at, in bytes.
 const MOST: usize = 64 << 20;
 
 /// The longest secret that is looked for, in bytes.
 const LONGEST: usize = 1 << 20;
-
-/// A secret in other words: what looks through its own memory must not find its own question.
-pub(crate) fn masked(secret: &[u8]) -> Vec<u8> {
-    secret.iter().map(|byte| !byte).collect()
-}
 
 /// Tries one way and reports on standard output; `length` is the secret's, in bytes. Returns the
 /// exit status.
@@ -36,20 +40,26 @@ pub fn steal(way: &str, pid: i32, address: usize, length: usize) -> u8 {
     let mut loot = Vec::new();
     if way == "grandchild" {
         loot.push(own_memory::search(&secret));
-        secret = masked(&secret);
+        secret = masked::of(&secret);
     }
     let target = Target {
         pid,
         address,
         secret,
+        of_guest: way == "peek-guest",
     };
     loot.extend(match way {
         "peek" => target.peek(),
-        "fd" => vec![
-            target.descriptors(),
-            target.opened_again(),
-            target.map_files(),
-        ],
+        "peek-guest" => [target.peek(), vec![target.search()]].concat(),
+        "fd" => [
+            vec![
+                target.descriptors(),
+                target.opened_again(),
+                target.map_files(),
+            ],
+            target.machine().into_iter().collect(),
+        ]
+        .concat(),
         "inject" => vec![target.inject(), target.code()],
         "inherited" => vec![target.inherited()],
         "grandchild" => [vec![target.inherited()], target.peek()].concat(),
@@ -82,6 +92,8 @@ struct Target {
     pid: i32,
     address: usize,
     secret: Vec<u8>,
+    /// Whether it is a guest's: then it need not be at the address, where its monitor sees other bytes.
+    of_guest: bool,
 }
 
 impl Target {
@@ -109,6 +121,13 @@ impl Target {
     fn judge(&self, way: &str, read: Result<Vec<u8>, Errno>) -> Loot {
         match read {
             Ok(bytes) if bytes == self.secret => Loot::leaked(way),
+            Ok(bytes) if self.of_guest => {
+                let zeros = bytes.iter().all(|&byte| byte == 0);
+                Loot::held(format!(
+                    "{way}: {}",
+                    if zeros { "zeros" } else { "other bytes" }
+                ))
+            }
             // The victim has proven that it is there: whatever this is, it is no proof.
             Ok(_) => Loot::skipped(format!("{way}: other bytes")),
             Err(error) => refused(way, error),
@@ -246,6 +265,24 @@ impl Target {
         Loot::skipped(format!("{WAY}: no file is mapped there"))
     }
 
+    /// A virtual machine of the process's, given a processor from here: by that its memory could be had. The kernel
+    /// refuses it of every machine (EIO), so that this way has no control either.
+    fn machine(&self) -> Option<Loot> {
+        const WAY: &str = "a processor in its machine";
+        let is_machine = |number: &i32| {
+            let link = fs::read_link(format!("/proc/{}/fd/{number}", self.pid));
+            link.is_ok_and(|link| link.to_str() == Some("anon_inode:kvm-vm"))
+        };
+        let number = self.numbers().into_iter().find(is_machine)?;
+        let pidfd = peek::process_descriptor(self.pid).ok()?;
+        let taken = peek::take_descriptor(std::os::fd::AsFd::as_fd(&pidfd), number);
+        let added = taken.and_then(|machine| peek::add_processor(machine, 198));
+        Some(match added {
+            Ok(_) => Loot::leaked(WAY),
+            Err(error) => Loot::skipped(format!("{WAY}: {}", name(error))),
+        })
+    }
+
     /// What this process itself has inherited, as the child of its victim.
     fn inherited(&self) -> Loot {
         let pid = strongroom_sys::process::id();
@@ -253,6 +290,7 @@ impl Target {
             pid,
             address: 0,
             secret: self.secret.clone(),
+            of_guest: false,
         };
         let loot = own.descriptors();
         loot.by("inherited descriptors")
@@ -310,6 +348,7 @@ pub(crate) fn name(error: Errno) -> String {
         (Errno::SRCH, "ESRCH"),
         (Errno::NOSYS, "ENOSYS"),
         (Errno::NODEV, "ENODEV"),
+        (Errno::SPIPE, "ESPIPE"),
     ];
     known
         .into_iter()

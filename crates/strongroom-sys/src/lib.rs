@@ -20,6 +20,7 @@ pub mod foul;
 pub mod limits;
 pub mod maps;
 pub mod memory;
+pub mod nodes;
 pub mod page_cache;
 pub mod peek;
 pub mod process;

@@ -1,6 +1,6 @@
 //! Looking into another process, and the calls that pin pages: for attackers and their victims.
 
-use crate::{Errno, raw};
+use crate::{Errno, PAGE, page_floor, raw};
 use core::ffi::c_void;
 use core::mem::size_of;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -86,6 +86,21 @@ pub fn take_descriptor(pidfd: BorrowedFd<'_>, number: i32) -> Result<OwnedFd, Er
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// KVM_CREATE_VCPU: a processor of a virtual machine, by the machine's descriptor.
+///
+/// # Errors
+/// EIO where the machine is another process's.
+pub fn add_processor(machine: impl AsFd, number: usize) -> Result<OwnedFd, Errno> {
+    // include/uapi/linux/kvm.h.
+    const CREATE_VCPU: usize = 0xae41;
+    let machine = machine.as_fd().as_raw_fd() as usize;
+    let arguments = [machine, CREATE_VCPU, number, 0, 0, 0];
+    // SAFETY: the request takes a number.
+    let fd = raw::check(unsafe { raw::syscall(libc::SYS_ioctl as usize, arguments) })?;
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 /// pidfd_open(2).
 ///
 /// # Errors
@@ -117,35 +132,107 @@ pub fn page_out(pidfd: BorrowedFd<'_>, address: usize, len: usize) -> Result<(),
     raw::check(unsafe { raw::syscall(libc::SYS_process_madvise as usize, arguments) }).map(|_| ())
 }
 
-/// A file, or a secret file, as a copy of what a shared mapping of it shows.
-///
-/// The pages are touched: one that cannot be had ends the process by SIGBUS.
+/// Copies memory that is known by its address alone, as a system call of this process sees it. Pages
+/// that it cannot read are left out of `into`, which should be zero. Returns how many bytes it could read.
 ///
 /// # Errors
-/// Those of fstat and mmap; EINVAL for an empty file.
-pub fn copy_by_mapping(file: impl AsFd, most: usize) -> Result<Vec<u8>, Errno> {
-    let size = rustix::fs::fstat(&file)?.st_size;
-    let len = usize::try_from(size).map_err(|_| Errno::INVAL)?.min(most);
-    if len == 0 {
-        return Err(Errno::INVAL);
+/// Those of pipe and write, but for EFAULT.
+pub fn copy_by_kernel(address: usize, into: &mut [u8]) -> Result<usize, Errno> {
+    const PIPE: usize = 64 << 10;
+    let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
+    let (reads, writes) = rustix::pipe::pipe_with(flags)?;
+    let (mut at, mut total) = (0, 0);
+    while at < into.len() {
+        let len = PIPE.min(into.len() - at);
+        let written = match write_from(&writes, address.wrapping_add(at), len) {
+            Ok(0) | Err(Errno::FAULT) => {
+                // On to the next page.
+                at = page_floor(address.wrapping_add(at))
+                    .wrapping_add(PAGE)
+                    .wrapping_sub(address);
+                continue;
+            }
+            Ok(written) => written,
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(error),
+        };
+        let end = at + written;
+        while at < end {
+            let place = into.get_mut(at..end).unwrap_or_default();
+            at += rustix::io::read(&reads, place)?;
+        }
+        total += written;
     }
-    // SAFETY: a new mapping replaces nothing.
-    let start = unsafe {
-        rustix::mm::mmap(
-            core::ptr::null_mut(),
-            len,
-            ProtFlags::READ,
-            MapFlags::SHARED,
-            &file,
-            0,
-        )
-    }?;
-    let mut bytes = vec![0u8; len];
-    // SAFETY: `len` bytes are mapped at `start` and `bytes` is as long. Another process may write
-    // to them meanwhile: that only blurs what is copied.
-    unsafe { core::ptr::copy_nonoverlapping(start.cast::<u8>(), bytes.as_mut_ptr(), len) };
-    // SAFETY: mapped above, and not used again.
-    unsafe { rustix::mm::munmap(start, len) }?;
+    Ok(total)
+}
+
+/// A mapping of a whole file, or of its first bytes: writable where the file is, as who pins pages for a
+/// device asks for that; nobody writes.
+#[derive(Debug)]
+pub struct MappedFile {
+    start: *mut c_void,
+    len: usize,
+}
+
+impl MappedFile {
+    /// Maps it: shared, or privately.
+    ///
+    /// # Errors
+    /// Those of fstat and mmap; EINVAL for an empty file.
+    pub fn new(file: impl AsFd, most: usize, shared: bool) -> Result<Self, Errno> {
+        let size = rustix::fs::fstat(&file)?.st_size;
+        let len = usize::try_from(size).map_err(|_| Errno::INVAL)?.min(most);
+        if len == 0 {
+            return Err(Errno::INVAL);
+        }
+        let flags = if shared {
+            MapFlags::SHARED
+        } else {
+            MapFlags::PRIVATE
+        };
+        let map = |access| {
+            // SAFETY: a new mapping replaces nothing.
+            unsafe { rustix::mm::mmap(core::ptr::null_mut(), len, access, flags, &file, 0) }
+        };
+        let start = match map(ProtFlags::READ | ProtFlags::WRITE) {
+            Err(Errno::ACCESS | Errno::PERM) => map(ProtFlags::READ),
+            result => result,
+        }?;
+        Ok(Self { start, len })
+    }
+
+    /// Where it begins. A page may be such that a touch of it is a fault.
+    pub fn start(&self) -> usize {
+        self.start as usize
+    }
+
+    /// How long it is, in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no bytes. It always has.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Drop for MappedFile {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and its address is used by nobody who does not hold this.
+        let _ = unsafe { rustix::mm::munmap(self.start, self.len) };
+    }
+}
+
+/// A file, or a secret file, as a copy of what a shared mapping of it shows. Pages that cannot be had are
+/// zero.
+///
+/// # Errors
+/// Those of fstat, mmap and pipe; EINVAL for an empty file.
+pub fn copy_by_mapping(file: impl AsFd, most: usize) -> Result<Vec<u8>, Errno> {
+    let mapping = MappedFile::new(file, most, true)?;
+    let mut bytes = vec![0; mapping.len()];
+    copy_by_kernel(mapping.start(), &mut bytes)?;
     Ok(bytes)
 }
 
@@ -175,6 +262,17 @@ pub fn write_from(file: impl AsFd, address: usize, len: usize) -> Result<usize, 
     let file = file.as_fd().as_raw_fd() as usize;
     // SAFETY: the kernel only reads, and checks the range itself.
     raw::check(unsafe { raw::syscall(libc::SYS_write as usize, [file, address, len, 0, 0, 0]) })
+}
+
+/// send(2) of memory that is known by its address alone; it need not be mapped.
+///
+/// # Errors
+/// EFAULT where it is not; those of send.
+pub fn send_from(socket: impl AsFd, address: usize, len: usize) -> Result<usize, Errno> {
+    let socket = socket.as_fd().as_raw_fd() as usize;
+    let arguments = [socket, address, len, libc::MSG_DONTWAIT as usize, 0, 0];
+    // SAFETY: the kernel only reads, and checks the range itself.
+    raw::check(unsafe { raw::syscall(libc::SYS_sendto as usize, arguments) })
 }
 
 /// read(2) into memory that is known by its address alone.

@@ -262,10 +262,11 @@ pub(crate) const TASK: u64 = 0x400;
 pub(crate) const TASK_LEN: usize = TASK_STATE + PORT as usize / 8 + 2;
 const TASK_STATE: usize = 104;
 
-/// A task state by which user mode may use the two ports, and no other.
+/// A task state by which user mode may use the two ports.
 ///
-/// Flags with an I/O privilege of 3 would do on hardware; software virtualization runs user mode
-/// without it.
+/// Where user mode has the I/O privilege, as it has here, hardware does not look at it. KVM without nested paging
+/// runs user mode without the privilege, and QEMU's processor takes no task state that is busy: one of the two works
+/// everywhere.
 pub(crate) fn task() -> [u8; TASK_LEN] {
     let mut task = [0xff; TASK_LEN];
     for (at, byte) in task.iter_mut().enumerate() {

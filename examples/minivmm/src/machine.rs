@@ -221,8 +221,8 @@ impl Machine {
         context.enter(&mut sregs);
         vcpu.set_sregs(&sregs).map_err(said("KVM_SET_SREGS"))?;
         let regs = kvm_regs {
-            // The bit that is always 1. Interrupts are off, and ports are for the kernel.
-            rflags: 2,
+            // The I/O privilege of user mode, and the bit that is always 1. Interrupts are off.
+            rflags: 0x3002,
             ..regs
         };
         vcpu.set_regs(&regs).map_err(said("KVM_SET_REGS"))?;

@@ -20,7 +20,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
         };
         rows.push(Row {
             what: format!("secrets in {what}"),
-            peer: "libsodium",
+            peer: "libsodium".into(),
             unit: "",
             theirs: count(workshop.plain(&sodium))?,
             ours: count(workshop.protected(&program))?,

@@ -33,7 +33,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
         for ((name, theirs), ours) in NAMES.into_iter().zip(theirs).zip(ours) {
             group.rows.push(Row {
                 what: format!("{what}: {name}"),
-                peer: "plain",
+                peer: "plain".into(),
                 unit: "",
                 theirs,
                 ours,

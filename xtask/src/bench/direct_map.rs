@@ -41,7 +41,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
         rows: vec![
             Row {
                 what: "rounds of ten in which DirectMap4k grew".to_owned(),
-                peer: "glibc",
+                peer: "glibc".into(),
                 unit: "",
                 theirs: growths(&theirs),
                 ours: growths(&ours),
@@ -49,7 +49,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
             },
             Row {
                 what: "growth over all ten rounds".to_owned(),
-                peer: "glibc",
+                peer: "glibc".into(),
                 unit: "KiB",
                 theirs: growth(&theirs),
                 ours: growth(&ours),

@@ -23,7 +23,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
         let [theirs, ours] = interleave(&what, bench.rounds, [plain, protected])?;
         rows.push(Row {
             what,
-            peer: "plain",
+            peer: "plain".into(),
             unit: "ms",
             theirs,
             ours,
@@ -39,7 +39,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
         let [theirs, ours] = interleave(&what, bench.rounds, [plain, protected])?;
         rows.push(Row {
             what: format!("{what}, each"),
-            peer: "plain",
+            peer: "plain".into(),
             unit: "µs",
             theirs,
             ours,

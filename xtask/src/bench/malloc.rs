@@ -59,9 +59,9 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
                 ours,
             ],
         )?;
-        let row = |peer, theirs, target| Row {
+        let row = |peer: &'static str, theirs, target| Row {
             what: what.clone(),
-            peer,
+            peer: peer.into(),
             unit: "ns",
             theirs,
             ours: ours.clone(),

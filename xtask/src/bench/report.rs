@@ -1,8 +1,10 @@
 //! What was measured: rows, targets, and the table as text, Markdown and JSON.
 
+use super::Result;
 use super::machine::Machine;
 use super::samples::Samples;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::fmt::Write;
 
 /// Everything that was measured.
@@ -24,7 +26,8 @@ pub(super) struct Group {
 /// One comparison.
 pub(super) struct Row {
     pub(super) what: String,
-    pub(super) peer: &'static str,
+    /// Empty where there is none, and no values of theirs.
+    pub(super) peer: Cow<'static, str>,
     pub(super) unit: &'static str,
     pub(super) theirs: Samples,
     pub(super) ours: Samples,
@@ -38,6 +41,8 @@ pub(super) enum Target {
     None,
     /// Nothing promised: the difference is for information.
     Difference,
+    /// Nothing promised: how many times faster is for information.
+    Factor,
     /// At most so many times theirs.
     Times(f64),
     /// At least so many times faster.
@@ -48,14 +53,22 @@ pub(super) enum Target {
     AtLeast(f64),
     /// At most so much, in the row's unit.
     AtMost(f64),
+    /// At least so much of theirs, where more is better.
+    Share(f64),
+    /// At least so much, in the row's unit, or so much of theirs.
+    AtLeastOrShare(f64, f64),
 }
 
 impl Row {
     /// What the target is about, round by round.
     fn compared(&self) -> Samples {
         match self.target {
-            Target::None | Target::Times(_) => self.ours.with(&self.theirs, |ours, t| ours / t),
-            Target::Faster(_) => self.ours.with(&self.theirs, |ours, theirs| theirs / ours),
+            Target::None | Target::Times(_) | Target::Share(_) | Target::AtLeastOrShare(..) => {
+                self.ours.with(&self.theirs, |ours, theirs| ours / theirs)
+            }
+            Target::Faster(_) | Target::Factor => {
+                self.ours.with(&self.theirs, |ours, theirs| theirs / ours)
+            }
             Target::More(_) | Target::Difference => {
                 self.ours.with(&self.theirs, |ours, theirs| ours - theirs)
             }
@@ -67,9 +80,14 @@ impl Row {
     fn met(&self) -> Option<bool> {
         let value = self.compared().median();
         match self.target {
-            Target::None | Target::Difference => None,
+            Target::None | Target::Difference | Target::Factor => None,
             Target::Times(most) | Target::More(most) | Target::AtMost(most) => Some(value <= most),
-            Target::Faster(least) | Target::AtLeast(least) => Some(value >= least),
+            Target::Faster(least) | Target::AtLeast(least) | Target::Share(least) => {
+                Some(value >= least)
+            }
+            Target::AtLeastOrShare(least, share) => {
+                Some(value >= share || self.ours.median() >= least)
+            }
         }
     }
 
@@ -85,10 +103,16 @@ impl Row {
                 format!("{}× faster", number(value)),
                 format!("≥ {}× faster", number(least)),
             ),
+            Target::Factor => (format!("{}× faster", number(value)), String::new()),
             Target::Difference => (difference(value, off, unit), String::new()),
             Target::More(most) => (difference(value, off, unit), format!("≤ +{most} {unit}")),
             Target::AtLeast(least) => (number(value), format!("≥ {}", number(least))),
             Target::AtMost(most) => (number(value), format!("≤ {}", number(most))),
+            Target::Share(least) => (times(value, off), format!("≥ {}×", number(least))),
+            Target::AtLeastOrShare(least, share) => (
+                times(value, off),
+                format!("≥ {} or ≥ {}×", number(least), number(share)),
+            ),
         };
         let met = match self.met() {
             None => "",
@@ -97,7 +121,7 @@ impl Row {
         };
         [
             self.what.clone(),
-            self.peer.to_owned(),
+            self.peer.to_string(),
             with_unit(self.theirs.median(), unit),
             with_unit(self.ours.median(), unit),
             result,
@@ -128,6 +152,9 @@ fn difference(value: f64, off: f64, unit: &str) -> String {
 }
 
 fn with_unit(value: f64, unit: &str) -> String {
+    if value.is_nan() {
+        return String::new();
+    }
     format!("{} {unit}", number(value)).trim_end().to_owned()
 }
 
@@ -156,6 +183,48 @@ fn number(value: f64) -> String {
         grouped.push(digit);
     }
     grouped
+}
+
+/// The head of the section of all values.
+const ROUNDS: &str = "## Every round";
+
+impl Group {
+    /// Its part of docs/benchmarks.md.
+    fn section(&self) -> String {
+        let mut text = format!("\n## {}\n\n{}\n\n", self.title, self.method);
+        let _ = writeln!(text, "| {} |", HEAD.join(" | "));
+        let _ = writeln!(text, "|{}", "---|".repeat(HEAD.len()));
+        for row in &self.rows {
+            let _ = writeln!(text, "| {} |", row.cells().join(" | "));
+        }
+        for note in &self.notes {
+            let _ = write!(text, "\n{note}\n");
+        }
+        text
+    }
+
+    /// Its values, a line for each side of a row.
+    fn rounds(&self) -> String {
+        let mut text = String::new();
+        for row in &self.rows {
+            let sides = [(row.peer.as_ref(), &row.theirs), ("strongroom", &row.ours)];
+            for (who, samples) in sides {
+                if samples.0.is_empty() {
+                    continue;
+                }
+                let values: Vec<_> = samples.0.iter().map(|&value| number(value)).collect();
+                let _ = writeln!(
+                    text,
+                    "{} | {} | {who}, {}: {}",
+                    self.title,
+                    row.what,
+                    row.unit,
+                    values.join(" ")
+                );
+            }
+        }
+        text
+    }
 }
 
 impl Report {
@@ -206,34 +275,48 @@ impl Report {
             self.machine.sentence(),
         );
         for group in &self.groups {
-            let _ = write!(text, "\n## {}\n\n{}\n\n", group.title, group.method);
-            let _ = writeln!(text, "| {} |", HEAD.join(" | "));
-            let _ = writeln!(text, "|{}", "---|".repeat(HEAD.len()));
-            for row in &group.rows {
-                let _ = writeln!(text, "| {} |", row.cells().join(" | "));
-            }
-            for note in &group.notes {
-                let _ = write!(text, "\n{note}\n");
-            }
+            text.push_str(&group.section());
         }
-        text.push_str("\n## Every round\n\n```\n");
+        let _ = write!(text, "\n{ROUNDS}\n\n```\n");
         for group in &self.groups {
-            for row in &group.rows {
-                for (who, samples) in [(row.peer, &row.theirs), ("strongroom", &row.ours)] {
-                    let values: Vec<_> = samples.0.iter().map(|&value| number(value)).collect();
-                    let _ = writeln!(
-                        text,
-                        "{} | {} | {who}, {}: {}",
-                        group.title,
-                        row.what,
-                        row.unit,
-                        values.join(" ")
-                    );
-                }
-            }
+            text.push_str(&group.rounds());
         }
         text.push_str("```\n");
         text
+    }
+
+    /// docs/benchmarks.md with the sections of these groups in place of what it says of them: the others stay.
+    pub(super) fn put_into(&self, document: &str) -> Result<String> {
+        let (sections, rounds) = document
+            .split_once(&format!("\n{ROUNDS}\n\n```\n"))
+            .and_then(|(sections, rounds)| Some((sections, rounds.strip_suffix("```\n")?)))
+            .ok_or("docs/benchmarks.md is not as this writes it: write all of it")?;
+        let mut sections: Vec<String> = sections.split("\n## ").map(str::to_owned).collect();
+        let mut rounds: Vec<&str> = rounds.lines().collect();
+        for group in &self.groups {
+            let mut section = group.section();
+            let _ = write!(section, "\n{}\n", self.machine.sentence());
+            let section = section.trim_start_matches("\n## ").trim_end_matches('\n');
+            let old = sections
+                .iter_mut()
+                .find(|old| old.lines().next() == Some(group.title));
+            match old {
+                Some(old) => *old = format!("{section}\n"),
+                None => sections.push(format!("{section}\n")),
+            }
+            let begin = format!("{} | ", group.title);
+            rounds.retain(|line| !line.starts_with(&begin));
+        }
+        let mut text = sections.join("\n## ");
+        let _ = write!(text, "\n{ROUNDS}\n\n```\n");
+        for line in rounds {
+            let _ = writeln!(text, "{line}");
+        }
+        for group in &self.groups {
+            text.push_str(&group.rounds());
+        }
+        text.push_str("```\n");
+        Ok(text)
     }
 
     /// For machines.
@@ -271,7 +354,7 @@ mod tests {
     fn row(theirs: &[f64], ours: &[f64], target: Target) -> Row {
         Row {
             what: "work".into(),
-            peer: "peer",
+            peer: "peer".into(),
             unit: "ms",
             theirs: Samples(theirs.to_vec()),
             ours: Samples(ours.to_vec()),
@@ -304,6 +387,40 @@ mod tests {
         );
         assert_eq!(row(&[0.0], &[2.0], Target::AtMost(1.0)).met(), Some(false));
         assert_eq!(row(&[1.0], &[9.0], Target::None).met(), None);
+    }
+
+    #[test]
+    fn rates_have_targets_too() {
+        assert_eq!(row(&[2.0], &[1.7], Target::Share(0.9)).met(), Some(false));
+        let either = Target::AtLeastOrShare(2.0, 0.9);
+        assert_eq!(row(&[9.0], &[2.1], either).met(), Some(true));
+        assert_eq!(row(&[1.0], &[0.95], either).met(), Some(true));
+        assert_eq!(row(&[9.0], &[1.9], either).met(), Some(false));
+    }
+
+    #[test]
+    fn a_section_is_replaced_and_the_others_stay() {
+        let group = |title, ours| Group {
+            title,
+            method: "Work.",
+            rows: vec![row(&[1.0], &[ours], Target::None)],
+            notes: vec!["A note.".to_owned()],
+        };
+        let report = |groups| Report {
+            machine: Machine::of_this().unwrap(),
+            groups,
+        };
+        let whole = report(vec![group("One", 3.0), group("Two", 4.0)]).to_markdown();
+        let new = report(vec![group("One", 7.0), group("Three", 8.0)]);
+        let once = new.put_into(&whole).unwrap();
+        assert_eq!(once.matches("## One").count(), 1);
+        assert!(!once.contains("3.000×") && once.contains("7.000×") && once.contains("8.000×"));
+        assert!(once.contains("4.000×") && once.contains("Two | work | strongroom, ms: 4\n"));
+        assert!(!once.contains("One | work | strongroom, ms: 3\n"));
+        // Nothing grows by doing it again.
+        let twice = new.put_into(&once).unwrap();
+        assert_eq!(once.len(), twice.len());
+        assert!(new.put_into("# Benchmarks\n").is_err());
     }
 
     #[test]

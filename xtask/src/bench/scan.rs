@@ -96,7 +96,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
         )?;
         rows.push(Row {
             what,
-            peer,
+            peer: peer.into(),
             unit: "MiB/s",
             theirs,
             ours,

@@ -24,7 +24,7 @@ pub(super) fn compare(
     let [[their_clock, their_processor], [our_clock, our_processor]] = [theirs, ours];
     let row = |what: String, theirs, ours, target| Row {
         what,
-        peer: "plain",
+        peer: "plain".into(),
         unit: "ms",
         theirs,
         ours,

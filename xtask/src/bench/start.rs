@@ -32,7 +32,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
         method: METHOD,
         rows: vec![Row {
             what: "run -- true".to_owned(),
-            peer: "true",
+            peer: "true".into(),
             unit: "ms",
             theirs,
             ours,

@@ -15,7 +15,7 @@ const USER: u32 = 65534;
 /// A directory of built programs, gone when this is dropped.
 pub(super) struct Workshop {
     directory: TempDir,
-    sources: PathBuf,
+    root: PathBuf,
 }
 
 /// A command without what cargo tells its own children: a loader that searches cargo's directories
@@ -26,23 +26,28 @@ fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// Has cargo build a program, and tells where it is.
+fn cargo(root: &Path, options: &[&str], name: &str) -> Result<PathBuf> {
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build
+        .current_dir(root)
+        .args(options)
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit());
+    let messages = process::output(&mut build)?;
+    let built = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message.pointer("/target/name").and_then(|n| n.as_str()) == Some(name))
+        .find_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)));
+    built.ok_or_else(|| format!("cargo built no `{name}`").into())
+}
+
 impl Workshop {
     /// Builds the command, which holds the preload object, as a release.
     pub(super) fn open(root: &Path) -> Result<Self> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build
-            .current_dir(root)
-            .args(["build", "--release", "--package", "strongroom-cli"])
-            .arg("--message-format=json-render-diagnostics")
-            .stderr(Stdio::inherit());
-        let messages = process::output(&mut build)?;
-        let built = messages
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .filter_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
-            .find(|path| path.file_name() == Some(OsStr::new("strongroom")))
-            .ok_or("cargo built no `strongroom`")?;
+        let options = ["build", "--release", "--package", "strongroom-cli"];
+        let built = cargo(root, &options, "strongroom")?;
         // In /tmp, where an ordinary user can run them.
         let directory = tempfile::Builder::new()
             .prefix("strongroom-bench-")
@@ -51,7 +56,7 @@ impl Workshop {
         fs::copy(built, directory.path().join("strongroom"))?;
         Ok(Self {
             directory,
-            sources: root.join("xtask/bench-programs"),
+            root: root.to_owned(),
         })
     }
 
@@ -72,12 +77,23 @@ impl Workshop {
             "-std=gnu11",
             "-pthread",
         ])
-        .arg(self.sources.join(source).with_extension("c"))
+        .arg(
+            self.root
+                .join("xtask/bench-programs")
+                .join(source)
+                .with_extension("c"),
+        )
         .args(options)
         .arg("-o")
         .arg(&program);
         process::output(&mut gcc)?;
         Ok(program)
+    }
+
+    /// Builds a crate's own benches.
+    pub(super) fn benches(&self, package: &str, name: &str) -> Result<PathBuf> {
+        let options = ["bench", "--no-run", "--package", package, "--bench", name];
+        cargo(&self.root, &options, name)
     }
 
     /// A new directory, only for its owner, who is root or whoever runs this.

@@ -22,6 +22,7 @@ pub(crate) use kernel::Choice;
 use kernel::Kernel;
 use modules::Modules;
 use qemu::{End, Machine};
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -54,9 +55,13 @@ Tests:
   doctor        `strongroom doctor`, as root and as an ordinary user
   limit         programs at RLIMIT_MEMLOCK: malloc may fail there, the program may not crash
   probe         the tests of strongroom-probe
+  guest         guest memory: the tests of strongroom-guest and minivmm, in guests of this guest, on every
+                backing that the kernel has; with --kernel built, `attributes` too
+  driver        the kernel driver's own tests
   CRATE/TARGET  one test target of a crate, or its unit tests: strongroom/heap, strongroom-core/lib.
                 What a test needs beside strongroom (a compiler, python) is not in the guest
-  driver        the kernel driver's own tests
+  CRATE/bench:TARGET[:ARGUMENT:…]
+                a bench of a crate: strongroom-guest/bench:guest:conversions
   sh            a shell instead of tests
 
 Examples:
@@ -88,6 +93,9 @@ pub(crate) struct Args {
     /// The guest's processors
     #[arg(long, default_value_t = 2)]
     cpus: u32,
+    /// The guest's NUMA nodes, which share its memory
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+    nodes: u32,
     /// RLIMIT_MEMLOCK of every process, soft and hard: KiB or `unlimited`; the kernel's own is 8192
     #[arg(long, default_value = "8192", value_parser = limit)]
     memlock: String,
@@ -119,15 +127,18 @@ impl Args {
             append: Vec::new(),
             memory: 2048,
             cpus: 2,
+            nodes: 1,
             memlock: "8192".to_owned(),
             timeout: 900,
             modules: Vec::new(),
             driver: false,
             commands: Vec::new(),
             no_install: true,
-            tests: ["doctor", "attack", "yama", "swap", "limit", "probe"]
-                .map(str::to_owned)
-                .to_vec(),
+            tests: [
+                "doctor", "attack", "yama", "swap", "limit", "probe", "guest",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
         }
     }
 }
@@ -187,13 +198,15 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
     let mut jobs = if shell {
         Vec::new()
     } else {
-        suites::jobs(&args.tests)?
+        suites::jobs(&args.tests, args.kernel)?
     };
     jobs.extend(args.commands.iter().map(|command| Job {
         name: command.clone(),
         user: User::Root,
         before: "",
+        variables: "",
         work: Work::Script(command.clone()),
+        needs: suites::NOTHING,
     }));
     if !args.no_install {
         packages::ensure_vm()?;
@@ -232,6 +245,10 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
         append: &append,
         memory: args.memory,
         cpus: args.cpus,
+        nodes: jobs
+            .iter()
+            .map(|job| job.needs.nodes)
+            .fold(args.nodes, u32::max),
     };
     let console = run.path("console");
     say(&format!("starting {} ({append})", kernel.name));
@@ -287,7 +304,7 @@ fn assemble(
     initramfs.program("/usr/bin/gdb", &userland.gdb.join("usr/bin/gdb"))?;
     initramfs.program("/usr/bin/gcore", &userland.gdb.join("usr/bin/gcore"))?;
     initramfs.symlink("/usr/bin/env", "/bin/busybox");
-    let strongroom = programs::strongroom(root)?;
+    let strongroom = programs::program(root, "strongroom-cli", "strongroom")?;
     initramfs.program("/usr/local/bin/strongroom", &strongroom)?;
     let modules = Modules::of(kernel.modules.as_deref())?;
     for name in &args.modules {
@@ -296,11 +313,21 @@ fn assemble(
         }
     }
     let wanted: Vec<String> = MODULES
-        .map(str::to_owned)
         .into_iter()
+        .chain(jobs.iter().flat_map(|job| job.needs.modules).copied())
+        .map(str::to_owned)
         .chain(args.modules.iter().cloned())
         .collect();
     initramfs.modules(modules.closure(&wanted)?);
+    let mut places = vec![strongroom];
+    let needed: BTreeSet<_> = jobs.iter().flat_map(|job| job.needs.programs).collect();
+    for name in needed {
+        let program = programs::program(root, name, name)?;
+        initramfs.program(&format!("/usr/local/bin/{name}"), &program)?;
+        places.push(program);
+    }
+    // Tests of a program were built with its path here.
+    let links: String = places.iter().map(|place| link(place)).collect();
     let mut scripts = Vec::new();
     for (number, job) in jobs.iter().enumerate() {
         let work = match &job.work {
@@ -309,23 +336,26 @@ fn assemble(
                 let program = programs::tests(root, test)?;
                 let name = format!("/usr/local/lib/tests/{number:03}-{}", test.target);
                 initramfs.program(&name, &program)?;
-                // Tests of the command were built with its path here.
-                let at = strongroom.display();
-                format!(
-                    "mkdir -p '{0}' && ln -sf /usr/local/bin/strongroom '{at}'\n{name}",
-                    strongroom.parent().unwrap_or(root).display()
-                )
+                let arguments = test.bench.as_deref().unwrap_or_default();
+                format!("{links}{name} {arguments}")
             }
         };
         let title = format!("printf '\\n== %s\\n' '{}'", job.name.replace('\'', "'\\''"));
         scripts.push(Script {
             user: job.user,
             before: format!("{title}\n{}", job.before),
-            run: format!("{}\n{work}\n", environment()),
+            run: format!("{}{}\n{work}\n", environment(), job.variables),
         });
     }
     initramfs.jobs(&scripts);
     Ok(initramfs)
+}
+
+/// Has a program of the guest be where it is here.
+fn link(place: &Path) -> String {
+    let directory = place.parent().unwrap_or(Path::new("/")).display();
+    let name = place.file_name().unwrap_or_default().display();
+    format!("mkdir -p '{directory}' && ln -sf '/usr/local/bin/{name}' '{directory}/{name}'\n")
 }
 
 /// What the tests here are told by the environment, those in the guest are told too.

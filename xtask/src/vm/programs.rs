@@ -3,30 +3,39 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A test target, or the unit tests of a crate's library.
+/// A test target, the unit tests of a crate's library, or one of its own benches with what it is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TestTarget {
     pub(super) package: String,
     pub(super) target: String,
+    /// The arguments of a bench, where it is one.
+    pub(super) bench: Option<String>,
 }
 
-/// The command, with the preload object that it carries.
-pub(super) fn strongroom(root: &Path) -> Result<PathBuf, String> {
-    super::say("building strongroom");
-    let built = cargo(root, &["build", "--package", "strongroom-cli"])?;
+/// A program of a package.
+pub(super) fn program(root: &Path, package: &str, name: &str) -> Result<PathBuf, String> {
+    super::say(&format!("building {name}"));
+    let built = cargo(root, &["build", "--package", package])?;
     built
         .into_iter()
-        .find(|(name, _)| name == "strongroom")
+        .find(|(built, _)| built == name)
         .map(|(_, path)| path)
-        .ok_or_else(|| "cargo built no `strongroom`".to_owned())
+        .ok_or_else(|| format!("cargo built no `{name}`"))
 }
 
 /// A program of tests.
 pub(super) fn tests(root: &Path, test: &TestTarget) -> Result<PathBuf, String> {
-    let TestTarget { package, target } = test;
-    super::say(&format!("building the tests {package}/{target}"));
-    let mut arguments = vec!["test", "--no-run", "--package", package];
-    if target == "lib" {
+    let TestTarget {
+        package,
+        target,
+        bench,
+    } = test;
+    super::say(&format!("building {package}/{target}"));
+    let command = if bench.is_some() { "bench" } else { "test" };
+    let mut arguments = vec![command, "--no-run", "--package", package];
+    if bench.is_some() {
+        arguments.extend(["--bench", target]);
+    } else if target == "lib" {
         arguments.push("--lib");
     } else {
         arguments.extend(["--test", target]);

@@ -24,6 +24,8 @@ pub(super) struct Machine<'a> {
     /// MiB.
     pub(super) memory: u32,
     pub(super) cpus: u32,
+    /// NUMA nodes, each with its share of the memory. The processors are the first one's.
+    pub(super) nodes: u32,
 }
 
 /// How a guest ended.
@@ -55,7 +57,7 @@ impl Machine<'_> {
         command
             .args(["--pdeathsig", "KILL", "--", QEMU])
             .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
-            .args(["-m", &self.memory.to_string()])
+            .args(["-m", &(self.memory / self.nodes * self.nodes).to_string()])
             .args(["-smp", &self.cpus.to_string()])
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-vga", "none"])
@@ -69,6 +71,18 @@ impl Machine<'_> {
             .args(["-serial", "chardev:console"])
             .args(["-chardev", tests])
             .args(["-serial", "chardev:tests"]);
+        for node in 0..self.nodes {
+            let memory = self.memory / self.nodes;
+            let cpus = match node {
+                0 => format!(",cpus=0-{}", self.cpus - 1),
+                _ => String::new(),
+            };
+            command
+                .arg("-object")
+                .arg(format!("memory-backend-ram,id=node{node},size={memory}M"))
+                .arg("-numa")
+                .arg(format!("node,nodeid={node},memdev=node{node}{cpus}"));
+        }
         for (name, size) in [("swap", SWAP), ("scratch", SCRATCH)] {
             let path = run.disk(name, size)?;
             let path = path.display();

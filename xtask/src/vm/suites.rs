@@ -1,5 +1,6 @@
 //! What a TEST on the command line stands for.
 
+use super::kernel::Choice;
 use super::programs::TestTarget;
 
 /// Who runs a job in the guest.
@@ -27,7 +28,21 @@ pub(super) struct Job {
     pub(super) user: User,
     /// Lines that root runs before it.
     pub(super) before: &'static str,
+    /// Variables, as the shell exports them.
+    pub(super) variables: &'static str,
     pub(super) work: Work,
+    pub(super) needs: Needs,
+}
+
+/// What a job needs of the guest, beside what every one has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Needs {
+    /// Kernel modules, with those that they need themselves. A kernel that has them built in has no such.
+    pub(super) modules: &'static [&'static str],
+    /// Programs of this workspace, by their packages' names.
+    pub(super) programs: &'static [&'static str],
+    /// NUMA nodes, at least.
+    pub(super) nodes: u32,
 }
 
 /// A name of jobs.
@@ -36,7 +51,14 @@ struct Suite {
     jobs: &'static [(&'static str, User, &'static str, &'static str)],
     /// Test targets, with what root does before.
     tests: &'static [(&'static str, &'static str, &'static str)],
+    needs: Needs,
 }
+
+pub(super) const NOTHING: Needs = Needs {
+    modules: &[],
+    programs: &[],
+    nodes: 1,
+};
 
 /// Yama as Debian has it, and as it is where it guards. A kernel without has no such file.
 const SCOPE_0: &str =
@@ -44,11 +66,13 @@ const SCOPE_0: &str =
 const SCOPE_1: &str = "echo 1 > /proc/sys/kernel/yama/ptrace_scope";
 
 /// Root can make every attack: one that was skipped is noted. But memory that is no heap's has no
-/// pointer to free twice, and an emulated clock does not tell what is cached.
+/// pointer to free twice, and an emulated clock does not tell what is cached. Guests need KVM, which comes by
+/// `--module kvm-amd`, and each kernel has some of their backings only: their control is what must run.
 const EVERYTHING: &str = "\
 set -o pipefail
 strongroom attack | tee /tmp/table || exit
-grep -E '^[a-z-]+ +[A-Z].* skipped' /tmp/table | grep -vE '^(overflow-double|cache) ' | while read -r row; do echo \"attack: $row\" >> $STRONGROOM_SKIP_LOG; done
+[ -e /dev/kvm ] && kvm=1 || kvm=0
+awk -v kvm=$kvm '/^attack / { guests = /guest-plain/ } !/^[a-z-]+ +[A-Z].* skipped/ || /^(overflow-double|cache) / { next } !guests || (kvm && $3 == \"skipped\")' /tmp/table | while read -r row; do echo \"attack: $row\" >> $STRONGROOM_SKIP_LOG; done
 rm /tmp/table";
 
 /// Both of strongroom's receipts claim NoInject, and the attack on it is held.
@@ -99,7 +123,19 @@ done
 wait
 [ $failed = 0 ] && [ ! -e /tmp/failed-$$ ]";
 
-const SUITES: [Suite; 7] = [
+/// The monitor on each backing that this kernel has; by itself it takes the best one.
+const MINIVMM: &str = "\
+for backing in $STRONGROOM_BACKINGS plain; do
+    minivmm --backing $backing || exit
+    echo
+done
+minivmm --seconds 1 --json > /tmp/best.json || exit
+best=$(grep -o '\"backing\":\"[a-z]*\"' /tmp/best.json)
+rm /tmp/best.json
+echo \"of these, the best is $best\"
+[ \"$best\" = '\"backing\":\"'${STRONGROOM_BACKINGS%% *}'\"' ]";
+
+const SUITES: [Suite; 8] = [
     Suite {
         name: "attack",
         jobs: &[
@@ -112,6 +148,7 @@ const SUITES: [Suite; 7] = [
             ),
         ],
         tests: &[],
+        needs: NOTHING,
     },
     Suite {
         name: "yama",
@@ -133,11 +170,13 @@ const SUITES: [Suite; 7] = [
             ("strongroom-cli", "start_window", SCOPE_0),
             ("strongroom-cli", "start_window", SCOPE_1),
         ],
+        needs: NOTHING,
     },
     Suite {
         name: "swap",
         jobs: &[("swap, under pressure", User::Root, SCOPE_0, UNDER_PRESSURE)],
         tests: &[],
+        needs: NOTHING,
     },
     Suite {
         name: "doctor",
@@ -151,6 +190,7 @@ const SUITES: [Suite; 7] = [
             ),
         ],
         tests: &[],
+        needs: NOTHING,
     },
     Suite {
         name: "limit",
@@ -159,11 +199,13 @@ const SUITES: [Suite; 7] = [
             ("the limit, as a user", User::Ordinary, SCOPE_0, LIMIT),
         ],
         tests: &[],
+        needs: NOTHING,
     },
     Suite {
         name: "driver",
         jobs: &[],
         tests: &[("strongroom-driver", "device", SCOPE_0)],
+        needs: NOTHING,
     },
     Suite {
         name: "probe",
@@ -173,14 +215,53 @@ const SUITES: [Suite; 7] = [
             ("strongroom-probe", "inject", SCOPE_0),
             ("strongroom-probe", "residue", SCOPE_0),
         ],
+        needs: NOTHING,
+    },
+    Suite {
+        name: "guest",
+        jobs: &[("minivmm", User::Root, SCOPE_0, MINIVMM)],
+        tests: &[
+            ("strongroom-guest", "kvm", SCOPE_0),
+            ("strongroom-guest", "conversion", SCOPE_0),
+            ("strongroom-guest", "kernel_logic", SCOPE_0),
+            ("strongroom-guest", "limits", SCOPE_0),
+            ("strongroom-guest", "nothing_left", SCOPE_0),
+            ("strongroom-guest", "confine", SCOPE_0),
+            ("strongroom-guest", "placement", SCOPE_0),
+            ("strongroom-guest", "read_only", SCOPE_0),
+            ("strongroom-guest", "memory_error", SCOPE_0),
+            ("strongroom-guest", "page_table", SCOPE_0),
+            ("strongroom-guest", "vm_memory", SCOPE_0),
+            ("strongroom-guest", "storm", SCOPE_0),
+            ("minivmm", "minivmm", SCOPE_0),
+        ],
+        needs: GUESTS,
     },
 ];
+
+/// Guests in the guest: QEMU's processor has AMD's virtualization.
+const GUESTS: Needs = Needs {
+    modules: &["kvm_amd"],
+    programs: &["minivmm"],
+    nodes: 2,
+};
+
+/// The backings that a guest's memory can have with this kernel, best first: a test of guest memory that
+/// does not find one of them fails. And its memory may be damaged.
+const fn variables(kernel: Choice) -> &'static str {
+    match kernel {
+        Choice::Stock => "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='poison'",
+        Choice::Built => {
+            "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison'"
+        }
+    }
+}
 
 /// The jobs of the tests that were named, in their order.
 ///
 /// # Errors
 /// Where one is no name of a suite and not CRATE/TARGET.
-pub(super) fn jobs(tests: &[String]) -> Result<Vec<Job>, String> {
+pub(super) fn jobs(tests: &[String], kernel: Choice) -> Result<Vec<Job>, String> {
     let mut jobs = Vec::new();
     for test in tests {
         if let Some(suite) = SUITES.iter().find(|suite| suite.name == test) {
@@ -188,20 +269,22 @@ pub(super) fn jobs(tests: &[String]) -> Result<Vec<Job>, String> {
                 name: name.to_owned(),
                 user,
                 before,
+                variables: variables(kernel),
                 work: Work::Script(script.to_owned()),
+                needs: suite.needs,
             }));
             jobs.extend(
                 suite
                     .tests
                     .iter()
-                    .map(|(package, target, before)| tested(package, target, before)),
+                    .map(|(package, target, before)| tested(package, target, before, kernel)),
             );
         } else if let Some((package, target)) = test.split_once('/') {
-            jobs.push(tested(package, target, SCOPE_0));
+            jobs.push(tested(package, target, SCOPE_0, kernel));
         } else {
             let names: Vec<_> = SUITES.iter().map(|suite| suite.name).collect();
             return Err(format!(
-                "there is no suite `{test}`: {}, sh, or CRATE/TARGET for a test of a crate",
+                "there is no suite `{test}`: {}, sh, CRATE/TARGET for a test of a crate, CRATE/bench:TARGET for a bench",
                 names.join(", ")
             ));
         }
@@ -209,19 +292,42 @@ pub(super) fn jobs(tests: &[String]) -> Result<Vec<Job>, String> {
     Ok(jobs)
 }
 
-fn tested(package: &str, target: &str, before: &'static str) -> Job {
+/// The target of a test, or of `bench:TARGET` or `bench:TARGET:ARGUMENT:…`.
+fn target_of(package: &str, target: &str) -> TestTarget {
+    let (target, bench) = match target.strip_prefix("bench:") {
+        None => (target, None),
+        Some(rest) => {
+            let (target, arguments) = rest.split_once(':').unwrap_or((rest, ""));
+            (target, Some(arguments.replace(':', " ")))
+        }
+    };
+    TestTarget {
+        package: package.to_owned(),
+        target: target.to_owned(),
+        bench,
+    }
+}
+
+fn tested(package: &str, target: &str, before: &'static str, kernel: Choice) -> Job {
     let scope = if before == SCOPE_1 {
         ", with ptrace_scope 1"
     } else {
         ""
     };
+    // Alone or in its suite, it has the same.
+    let known = |suite: &&Suite| {
+        suite
+            .tests
+            .iter()
+            .any(|test| (test.0, test.1) == (package, target))
+    };
+    let suite = SUITES.iter().find(known);
     Job {
         name: format!("{package}/{target}{scope}"),
         user: User::Root,
         before,
-        work: Work::Tests(TestTarget {
-            package: package.to_owned(),
-            target: target.to_owned(),
-        }),
+        variables: variables(kernel),
+        needs: suite.map_or(NOTHING, |suite| suite.needs),
+        work: Work::Tests(target_of(package, target)),
     }
 }

@@ -12,6 +12,8 @@ Examples:
       Every attack on every victim, as a table.
   strongroom attack --only peek,fd
       Two families of attacks, as far as an ordinary user can make them.
+  sudo strongroom attack --only vmm
+      Every attack on guests: by the monitor itself, its devices, other processes and root.
   sudo strongroom attack --json | jq -r '.victims[] | .name as $v | .attacks[]
         | select(.claimed) | \"\\($v) \\(.attack) \\(.result)\"'
       What is claimed, and what came of it.
@@ -95,4 +97,12 @@ pub(crate) enum VictimArg {
     OpenFd,
     /// The library's regions
     Region,
+    /// A guest in ordinary guest memory
+    GuestPlain,
+    /// A guest in poisoned pages
+    GuestPoison,
+    /// A guest in a pair of guest_memfds
+    GuestPair,
+    /// A guest in memory whose pages KVM knows as private
+    GuestAttributes,
 }

@@ -82,6 +82,9 @@ pub(crate) enum Command {
         /// How it keeps its secret.
         #[arg(value_enum)]
         kind: VictimArg,
+        /// The number of an open /dev/kvm, where it inherits one.
+        #[arg(long)]
+        kvm: Option<i32>,
     },
     /// Be an attacker of another user than `attack` runs as.
     #[command(hide = true)]

@@ -1,5 +1,6 @@
 //! `strongroom attack`: attackers against victims, and what that proves.
 
+mod guest;
 mod program;
 mod region;
 mod render;
@@ -42,12 +43,23 @@ pub(crate) fn run(args: &AttackArgs) -> Result<u8, Failure> {
             progress.clear();
             rehearsed.map_err(not_found)?;
         }
-        None => setup.invite(region::GUEST),
+        None => {
+            setup.invite(region::VISITOR);
+            guest::VISITORS
+                .into_iter()
+                .for_each(|visitor| setup.invite(visitor));
+        }
     }
     let report = Report::of(&setup, &selection, |attack, victim| {
         progress.show(attack, victim);
     });
     progress.clear();
+    if report.victims.is_empty() {
+        return Err(Failure::new(
+            "none of these attacks is made on these victims",
+            "attacks on guests need no program and no --level; see strongroom attack --help",
+        ));
+    }
     let root = setup.is_root();
     // Its directory goes now: whoever reads the table may close the pipe, which ends this process.
     drop(setup);
@@ -84,12 +96,15 @@ fn not_found(why: NotFound) -> Failure {
 }
 
 /// Lives as a victim; returns its exit status.
-pub(crate) fn victim(kind: VictimArg) -> u8 {
-    let kind = match kind {
+pub(crate) fn victim(victim: VictimArg, kvm: Option<i32>) -> u8 {
+    if let Some(kept) = guest::Kept::of(victim) {
+        return victim::live_with_guest(|| guest::Machine::new(kept, kvm));
+    }
+    let kind = match victim {
         VictimArg::Plain => Kind::Plain,
         VictimArg::Locked => Kind::Locked,
         VictimArg::OpenFd => Kind::OpenFd,
-        VictimArg::Region => return victim::live(&region::Regions::default()),
+        _ => return victim::live(&region::Regions::default()),
     };
     victim::live(kind.store().as_ref())
 }

@@ -2,15 +2,16 @@
 
 use std::cell::RefCell;
 use strongroom::{Level, Policy, Reason, Refused, Region};
-use strongroom_probe::attack::Guest;
+use strongroom_probe::attack::{Owner, Visitor};
 use strongroom_probe::victim::Store;
 use strongroom_sys::Errno;
 
 /// What the attackers know of it.
-pub(super) const GUEST: Guest = Guest {
+pub(super) const VISITOR: Visitor = Visitor {
     name: "strongroom-region",
     argument: "region",
-    level: "hidden",
+    owner: Owner::Process,
+    level: Some("hidden"),
 };
 
 const POLICY: Policy = Policy::require(Level::Hidden);

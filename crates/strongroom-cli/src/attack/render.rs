@@ -4,7 +4,9 @@ use crate::style::{BOLD, CYAN, DIM, GREEN, RED, YELLOW};
 use crate::wrap::wrap;
 use anstyle::Style;
 use std::io::{self, Write};
-use strongroom_probe::attack::{Attack, Report, Verdict, attackers};
+use strongroom_probe::attack::{Attack, Owner, Report, Verdict, VictimReport, attackers};
+
+type Victims<'r> = Vec<&'r VictimReport>;
 
 const WIDTH: usize = 100;
 const NAME: usize = 16;
@@ -14,8 +16,32 @@ const CELL: usize = 10;
 
 /// Writes all of it.
 pub(super) fn table(out: &mut impl Write, report: &Report, root: bool) -> io::Result<()> {
+    for (number, victims) in tables(report).into_iter().enumerate() {
+        if number > 0 {
+            writeln!(out)?;
+        }
+        rows_of(out, &victims)?;
+    }
+    writeln!(out)?;
+    legend(out)?;
+    proven(out, report)?;
+    about(out, report)?;
+    reasons(out, report)?;
+    verdict(out, report, root)
+}
+
+/// The victims that are attacked in the same ways stand beside one another.
+fn tables(report: &Report) -> Vec<Victims<'_>> {
+    [Owner::Process, Owner::Guest]
+        .into_iter()
+        .map(|owner| report.of_owner(owner).collect::<Victims>())
+        .filter(|victims| !victims.is_empty())
+        .collect()
+}
+
+fn rows_of(out: &mut impl Write, victims: &Victims) -> io::Result<()> {
     // Long names take two lines.
-    let names = || report.victims.iter().map(|victim| halves(victim.name));
+    let names = || victims.iter().map(|victim| halves(victim.name));
     write!(out, "{BOLD}{:NAME$}{:PROTECTION$}", "attack", "on")?;
     for (first, _) in names() {
         let width = width(first);
@@ -30,15 +56,10 @@ pub(super) fn table(out: &mut impl Write, report: &Report, root: bool) -> io::Re
         }
         writeln!(out, "{BOLD:#}")?;
     }
-    for row in 0..rows(report) {
-        line(out, report, row)?;
+    for row in 0..rows(victims) {
+        line(out, victims, row)?;
     }
-    writeln!(out)?;
-    legend(out)?;
-    proven(out, report)?;
-    about(out, report)?;
-    reasons(out, report)?;
-    verdict(out, report, root)
+    Ok(())
 }
 
 /// A victim's name as the two lines of the head have it.
@@ -56,22 +77,18 @@ fn width(head: &str) -> usize {
     CELL.max(head.len() + 2)
 }
 
-fn rows(report: &Report) -> usize {
-    report
-        .victims
-        .first()
-        .map_or(0, |victim| victim.attacks.len())
+fn rows(victims: &Victims) -> usize {
+    victims.first().map_or(0, |victim| victim.attacks.len())
 }
 
-fn cells(report: &Report, row: usize) -> impl Iterator<Item = (&'static str, &Attack)> {
-    report
-        .victims
+fn cells<'v>(victims: &'v Victims, row: usize) -> impl Iterator<Item = (&'static str, &'v Attack)> {
+    victims
         .iter()
         .filter_map(move |victim| Some((victim.name, victim.attacks.get(row)?)))
 }
 
-fn line(out: &mut impl Write, report: &Report, row: usize) -> io::Result<()> {
-    for (column, (victim, attack)) in cells(report, row).enumerate() {
+fn line(out: &mut impl Write, victims: &Victims, row: usize) -> io::Result<()> {
+    for (column, (victim, attack)) in cells(victims, row).enumerate() {
         if column == 0 {
             let protection = attack.protection.name();
             write!(out, "{:NAME$}", attack.attack)?;
@@ -134,13 +151,12 @@ fn proven(out: &mut impl Write, report: &Report) -> io::Result<()> {
 /// What each attack does.
 fn about(out: &mut impl Write, report: &Report) -> io::Result<()> {
     writeln!(out, "\n{BOLD}attacks{BOLD:#}")?;
-    let attackers = attackers();
-    for row in 0..rows(report) {
-        let name = cells(report, row).next().map(|(_, attack)| attack.attack);
-        let attacker = attackers.iter().find(|a| Some(a.name()) == name);
-        if let Some(attacker) = attacker {
-            paragraph(out, attacker.name(), attacker.about())?;
-        }
+    let made = |name| {
+        let attacks = report.victims.iter().flat_map(|victim| &victim.attacks);
+        attacks.into_iter().any(|attack| attack.attack == name)
+    };
+    for attacker in attackers().iter().filter(|a| made(a.name())) {
+        paragraph(out, attacker.name(), attacker.about())?;
     }
     Ok(())
 }
@@ -148,8 +164,12 @@ fn about(out: &mut impl Write, report: &Report) -> io::Result<()> {
 /// Why cells were skipped or are not as they should be, one reason a paragraph.
 fn reasons(out: &mut impl Write, report: &Report) -> io::Result<()> {
     let mut reasons: Vec<(String, &str, Vec<&str>)> = Vec::new();
-    for row in 0..rows(report) {
-        for (victim, attack) in cells(report, row) {
+    let tables = tables(report);
+    let rows = tables
+        .iter()
+        .flat_map(|victims| (0..rows(victims)).map(move |row| cells(victims, row)));
+    for row in rows {
+        for (victim, attack) in row {
             let leak = attack.claimed && attack.result == "leaked";
             let stray = attack.control && attack.result == "held";
             if !(attack.result == "skipped" || leak || stray) {
@@ -180,7 +200,11 @@ fn reasons(out: &mut impl Write, report: &Report) -> io::Result<()> {
     }
     writeln!(out, "\n{BOLD}why{BOLD:#}")?;
     for (names, why, victims) in said {
-        let whom = if victims.len() == report.victims.len() {
+        let made = |victim: &&VictimReport| {
+            let made = |attack: &Attack| names.iter().any(|name| attack.attack == name);
+            victim.attacks.iter().any(made)
+        };
+        let whom = if victims.len() == report.victims.iter().filter(made).count() {
             String::new()
         } else {
             format!(" on {}", victims.join(", "))

@@ -6,7 +6,8 @@
 //! which is the one that has to obey it). As in a [`Pair`](super::Pair), the two sides of a page are
 //! different memory, so that a stale pin of the shared one never sees what the guest writes later (D1).
 
-use super::moving::{self, Sides};
+use super::file::File;
+use super::moving::{self, Bound, Sides};
 use super::{Backing, Limit};
 use crate::kvm::{GuestMemfd, Held, Kind, Machine, Slot, Source, punch, resident};
 use crate::mapping::Mapping;
@@ -15,8 +16,7 @@ use core::ops::Range;
 use kvm_bindings::{
     KVM_CAP_MEMORY_ATTRIBUTES, KVM_MEMORY_ATTRIBUTE_PRIVATE, kvm_memory_attributes,
 };
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::MemfdFlags;
+use rustix::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use strongroom_core::Receipt;
 use strongroom_core::page::Side;
@@ -28,8 +28,9 @@ pub struct Attributes {
     /// First: it goes before what it is of.
     slot: Mutex<Option<Slot>>,
     view: Mapping,
-    shared: OwnedFd,
+    shared: File,
     private: GuestMemfd,
+    bound: Bound,
     initial: Side,
     start: OnceLock<u64>,
     machine: Arc<Machine>,
@@ -52,15 +53,14 @@ impl Attributes {
             return Err(Error::Kernel { call, errno });
         }
         let private = GuestMemfd::new(machine.vm(), len, Kind::Unmappable)?;
-        let shared = rustix::fs::memfd_create(c"strongroom-guest", MemfdFlags::CLOEXEC)
-            .map_err(Error::of("memfd_create"))?;
-        rustix::fs::ftruncate(&shared, len as u64).map_err(Error::of("ftruncate"))?;
-        let view = Mapping::shared(&shared, 0, len)?;
+        let shared = File::new(len)?;
+        let view = shared.map(len)?;
         Ok(Self {
             slot: Mutex::new(None),
             view,
             shared,
             private,
+            bound: Bound::default(),
             initial,
             start: OnceLock::new(),
             machine: Arc::clone(machine),
@@ -98,6 +98,18 @@ impl Sides for Attributes {
 
     fn flip(&self, _held: &mut Held, pages: Range<usize>, to: Side) -> Result<(), Error> {
         self.set(pages, to)
+    }
+
+    fn populate(&self, side: Side, pages: Range<usize>) -> Result<(), Error> {
+        match side {
+            Side::Private => self.private.populate(pages),
+            // By the view, which may be locked.
+            Side::Shared => self.view.populate(pages).map_err(Error::of("madvise")),
+        }
+    }
+
+    fn bound(&self) -> &Bound {
+        &self.bound
     }
 
     fn punch(&self, side: Side, pages: Range<usize>) -> Result<(), Error> {
@@ -175,7 +187,20 @@ impl Backing for Attributes {
     }
 
     fn discard(&self, pages: Range<usize>) -> Result<(), Error> {
-        moving::discard(self, pages)
+        moving::discard(self.name(), self, pages)
+    }
+
+    fn populate(&self, pages: Range<usize>, side: Side) -> Result<(), Error> {
+        Sides::populate(self, side, pages)
+    }
+
+    fn lock(&self, pages: Range<usize>) -> Result<(), Error> {
+        // Private pages are: the kernel marks those of a guest_memfd unevictable (virt/kvm/guest_memfd.c).
+        self.view.lock(pages).map_err(Error::of("mlock2"))
+    }
+
+    fn bind(&self, pages: Range<usize>, side: Side, nodes: u64) -> Result<(), Error> {
+        moving::bind(self, side, pages, nodes)
     }
 
     fn shared_file(&self) -> Option<BorrowedFd<'_>> {

@@ -9,8 +9,8 @@ pub enum Limit {
     /// There are no private pages.
     NothingPrivate,
     /// The guest's own mapping lies in the monitor's address space: a monitor that is taken over
-    /// looks it up and reads it. What goes by the monitor's view is caught: devices, stale pointers,
-    /// overruns, other processes that map its file.
+    /// looks it up and reads it, and so does another process that may look into the monitor. What goes by the
+    /// monitor's view is caught: stale pointers, overruns, system calls.
     AliasInMonitor,
     /// The page is the same memory on both sides: a pin or a DMA mapping that was taken without a guard,
     /// before it became private, still reads it.
@@ -22,8 +22,8 @@ pub enum Limit {
     Emulated,
     /// The pages stand in the kernel's direct map.
     DirectMap,
-    /// Pages are wiped when they are freed, unless the monitor is killed: their bytes
-    /// stay in free memory then, until the kernel uses it for something else.
+    /// A monitor that is killed wipes nothing: the bytes stay in free memory, until the kernel uses it for
+    /// something else. So do those that are discarded, and those of `poison` at its end.
     UnwipedIfKilled,
 }
 

@@ -2,6 +2,7 @@
 
 mod attributes;
 mod choice;
+mod file;
 mod limit;
 mod moving;
 mod pair;
@@ -72,11 +73,11 @@ pub trait Backing: Send + Sync + fmt::Debug {
     /// What the kernel says; contents may be gone in part then.
     fn discard(&self, pages: Range<usize>) -> Result<(), Error>;
 
-    /// Has pages be there before they are touched.
+    /// Has pages be there before they are touched, of the side that they are on.
     ///
     /// # Errors
     /// ENOMEM and whatever else the kernel says; some may be there then.
-    fn populate(&self, _pages: Range<usize>) -> Result<(), Error> {
+    fn populate(&self, _pages: Range<usize>, _side: Side) -> Result<(), Error> {
         let backing = self.name();
         let what = "pages that are there before they are touched";
         Err(Error::NotOffered { backing, what })
@@ -96,10 +97,21 @@ pub trait Backing: Send + Sync + fmt::Debug {
     /// move what is there already.
     ///
     /// # Errors
-    /// EINVAL for nodes that there are not.
-    fn bind(&self, _pages: Range<usize>, _nodes: u64) -> Result<(), Error> {
+    /// EINVAL for nodes that there are not; ENOSYS from a kernel that knows no nodes.
+    fn bind(&self, _pages: Range<usize>, _side: Side, _nodes: u64) -> Result<(), Error> {
         let backing = self.name();
         let what = "a NUMA policy";
+        Err(Error::NotOffered { backing, what })
+    }
+
+    /// Makes shared pages ones that this process can only read, and all who have its file: there is no way back. The guest
+    /// writes them still. Nobody holds them.
+    ///
+    /// # Errors
+    /// What the kernel says; the file may be closed to new writers then.
+    fn read_only(&self, _pages: Range<usize>) -> Result<(), Error> {
+        let backing = self.name();
+        let what = "pages that the guest alone writes";
         Err(Error::NotOffered { backing, what })
     }
 
@@ -170,16 +182,20 @@ impl Backing for Box<dyn Backing> {
         self.as_ref().discard(pages)
     }
 
-    fn populate(&self, pages: Range<usize>) -> Result<(), Error> {
-        self.as_ref().populate(pages)
+    fn populate(&self, pages: Range<usize>, side: Side) -> Result<(), Error> {
+        self.as_ref().populate(pages, side)
     }
 
     fn lock(&self, pages: Range<usize>) -> Result<(), Error> {
         self.as_ref().lock(pages)
     }
 
-    fn bind(&self, pages: Range<usize>, nodes: u64) -> Result<(), Error> {
-        self.as_ref().bind(pages, nodes)
+    fn bind(&self, pages: Range<usize>, side: Side, nodes: u64) -> Result<(), Error> {
+        self.as_ref().bind(pages, side, nodes)
+    }
+
+    fn read_only(&self, pages: Range<usize>) -> Result<(), Error> {
+        self.as_ref().read_only(pages)
     }
 
     fn place(&self, machine: &Arc<Machine>, start: u64) -> Result<Option<Slot>, Error> {
@@ -199,19 +215,35 @@ impl Backing for Box<dyn Backing> {
     }
 }
 
-/// The receipt of a backing whose private pages are in a guest_memfd. No system call, no other process
-/// and no device reaches them through the monitor, and they are not swapped; but no attacker tries that
-/// yet, and what no attacker tries is not claimed.
-fn guest_memfd_receipt(keeper: &'static str) -> Receipt {
-    let untried = Protections::NO_SWAP
+/// The receipt of a backing, by what its private pages are protected from. NoVmm no backing holds: whoever
+/// runs a machine can give it a processor and code that copies its pages, wherever they lie
+/// (`strongroom attack`: vmm-steer).
+fn receipt(keeper: &'static str, held: Protections) -> Receipt {
+    let asked = Protections::NO_SWAP
         | Protections::NO_CORE_DUMP
         | Protections::NO_FORK_SHARE
+        | Protections::NO_FD_SPILL
+        | Protections::NO_PEEK
+        | Protections::NO_PIN
+        | Protections::NO_DIRECT_MAP
+        | Protections::NO_VMM;
+    Receipt::new(asked)
+        .lack(asked, Reason::KeeperLacks { keeper })
+        .lack(Protections::NO_VMM, Reason::GuestSteered)
+        .hold(held)
+}
+
+/// The receipt of a backing whose private pages are in a guest_memfd. No process has them mapped, and none can
+/// map, read or pin them, whatever descriptors it has; the kernel does not swap them. They stand in the
+/// direct map.
+fn guest_memfd_receipt(keeper: &'static str) -> Receipt {
+    let held = Protections::NO_SWAP
+        | Protections::NO_CORE_DUMP
+        | Protections::NO_FORK_SHARE
+        | Protections::NO_FD_SPILL
         | Protections::NO_PEEK
         | Protections::NO_PIN;
-    let lacking = Protections::NO_VMM | Protections::NO_DIRECT_MAP;
-    Receipt::new(untried | lacking)
-        .lack(untried, Reason::NotArranged)
-        .lack(lacking, Reason::KeeperLacks { keeper })
+    receipt(keeper, held)
 }
 
 /// Whether a length is whole pages, and at least one.

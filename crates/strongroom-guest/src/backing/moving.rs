@@ -9,7 +9,9 @@ use crate::kvm::{BOUNCE, Held};
 use crate::mapping::Mapping;
 use crate::{Contents, Error, PAGE};
 use core::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use strongroom_core::page::Side;
+use strongroom_sys::nodes;
 
 /// How many pages are converted while processors are held out once.
 const PART: usize = BOUNCE / PAGE;
@@ -26,11 +28,53 @@ pub(super) trait Sides {
     /// Leaves everything as it was where it fails, but for [`Error::Hole`].
     fn flip(&self, held: &mut Held, pages: Range<usize>, to: Side) -> Result<(), Error>;
 
+    /// Has pages of one side be there.
+    fn populate(&self, side: Side, pages: Range<usize>) -> Result<(), Error>;
+
+    /// Which pages are bound to NUMA nodes.
+    fn bound(&self) -> &Bound;
+
     /// Frees the pages of one side.
     fn punch(&self, side: Side, pages: Range<usize>) -> Result<(), Error>;
 
     /// Runs of pages, in order, outside of which a side has none in memory.
     fn resident(&self, side: Side, pages: Range<usize>) -> Vec<Range<usize>>;
+}
+
+/// Which pages are bound to which NUMA nodes: a run that begins at a page, to its end.
+#[derive(Debug, Default)]
+pub(super) struct Bound(Mutex<Vec<(Range<usize>, u64)>>);
+
+impl Bound {
+    fn runs(&self) -> MutexGuard<'_, Vec<(Range<usize>, u64)>> {
+        // Only changed whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Binds pages, in place of what they were bound to.
+    fn bind(&self, pages: Range<usize>, nodes: u64) {
+        let mut runs = self.runs();
+        let mut others: Vec<_> = runs
+            .drain(..)
+            .flat_map(|(run, nodes)| {
+                let before = run.start..run.end.min(pages.start);
+                let after = run.start.max(pages.end)..run.end;
+                [(before, nodes), (after, nodes)]
+            })
+            .filter(|(run, _)| !run.is_empty())
+            .collect();
+        others.push((pages, nodes));
+        *runs = others;
+    }
+
+    /// Those of these pages that are bound.
+    fn of(&self, pages: &Range<usize>) -> Vec<(Range<usize>, u64)> {
+        self.runs()
+            .iter()
+            .map(|(run, nodes)| (run.start.max(pages.start)..run.end.min(pages.end), *nodes))
+            .filter(|(run, _)| !run.is_empty())
+            .collect()
+    }
 }
 
 /// The parts of a run of pages: none of them crosses a multiple of [`PART`].
@@ -44,8 +88,43 @@ fn parts(pages: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
+/// Binds pages, all of which are on this side, to NUMA nodes: they are there then.
+pub(super) fn bind<S: Sides>(
+    sides: &S,
+    side: Side,
+    pages: Range<usize>,
+    nodes: u64,
+) -> Result<(), Error> {
+    within(nodes, || sides.populate(side, pages.clone()))?;
+    sides.bound().bind(pages, nodes);
+    Ok(())
+}
+
+/// Has those pages be there that are bound: on this side, they are going to be.
+fn place<S: Sides>(sides: &S, side: Side, pages: &Range<usize>) -> Result<(), Error> {
+    for (bound, nodes) in sides.bound().of(pages) {
+        within(nodes, || sides.populate(side, bound))?;
+    }
+    Ok(())
+}
+
+/// Memory of a guest_memfd comes from where the thread's policy says that has it allocated (Linux before 6.19, where
+/// these files have no policy of their own).
+fn within(nodes: u64, work: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+    nodes::within(nodes, work).map_err(Error::of("set_mempolicy"))?
+}
+
 /// Drops the contents of pages, which have some on their own side alone.
-pub(super) fn discard(sides: &impl Sides, pages: Range<usize>) -> Result<(), Error> {
+pub(super) fn discard(
+    backing: &'static str,
+    sides: &impl Sides,
+    pages: Range<usize>,
+) -> Result<(), Error> {
+    if !sides.bound().of(&pages).is_empty() {
+        // Whoever touches them first would decide where they come from.
+        let what = "a balloon of pages that are bound to NUMA nodes";
+        return Err(Error::NotOffered { backing, what });
+    }
     sides.punch(Side::Private, pages.clone())?;
     sides.punch(Side::Shared, pages)
 }
@@ -95,6 +174,7 @@ fn close<S: Sides>(
     if !runs.is_empty() {
         held.copier()?;
     }
+    place(sides, Side::Private, &pages)?;
     sides.flip(held, pages.clone(), Side::Private)?;
     if let Err(error) = fill(sides, held, &runs) {
         // All of it is in the shared pages still.
@@ -113,17 +193,29 @@ fn close<S: Sides>(
     for run in runs {
         sides.view().wipe(run.start * PAGE, run.len() * PAGE);
     }
+    // All at once; freeing would unmap each page by itself. Where it fails, freeing does.
+    if pages.len() > 1 {
+        let _ = sides.view().forget(pages.clone());
+    }
     // The pages are converted, whether this can be freed or not; it is dropped before they are shared again.
     let _ = sides.punch(Side::Shared, pages);
     Ok(())
+}
+
+/// Has the view of pages be there: all at once instead of one fault a page, and another one when they are wiped.
+fn populate(sides: &impl Sides, run: &Range<usize>) {
+    if run.len() > 1 {
+        sides
+            .view()
+            .try_to_populate(run.start * PAGE, run.len() * PAGE);
+    }
 }
 
 /// Copies runs of shared pages to the private side, which the guest sees by now.
 fn fill<S: Sides>(sides: &S, held: &mut Held, runs: &[Range<usize>]) -> Result<(), Error> {
     for run in runs {
         let (offset, len) = (run.start * PAGE, run.len() * PAGE);
-        // All at once instead of one fault a page, and another one when they are wiped.
-        sides.view().try_to_populate(offset, len);
+        populate(sides, run);
         let copier = held.copier()?;
         copier.bounce().copy(0, sides.view(), offset, len);
         let stored = copier.store(sides.address(run.start), len);
@@ -142,6 +234,7 @@ fn open<S: Sides>(
 ) -> Result<(), Error> {
     // Whatever a stray write through the view has left there.
     sides.punch(Side::Shared, pages.clone())?;
+    place(sides, Side::Shared, &pages)?;
     let runs = sides.resident(Side::Private, pages.clone());
     let mut taken = 0;
     let moved = runs.iter().try_for_each(|run| {
@@ -150,7 +243,7 @@ fn open<S: Sides>(
             Contents::Dropped => held.copier()?.wipe(address, len)?,
             Contents::Kept => {
                 let offset = run.start * PAGE;
-                sides.view().try_to_populate(offset, len);
+                populate(sides, run);
                 let bounce = held.copier()?.take(address, len)?;
                 sides.view().copy(offset, bounce, 0, len);
             }
@@ -193,6 +286,21 @@ pub(super) fn wipe_all<S: Sides>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_binding_of_a_page_counts() {
+        let bound = Bound::default();
+        assert!(bound.of(&(0..100)).is_empty());
+        bound.bind(10..50, 1);
+        bound.bind(20..30, 2);
+        bound.bind(45..60, 4);
+        let mut all = bound.of(&(0..100));
+        all.sort_by_key(|(run, _)| run.start);
+        let expected = [(10..20, 1), (20..30, 2), (30..45, 1), (45..60, 4)];
+        assert_eq!(all, expected);
+        assert_eq!(bound.of(&(25..26)), [(25..26, 2)]);
+        assert!(bound.of(&(60..61)).is_empty());
+    }
 
     #[test]
     fn parts_make_up_the_whole_and_cross_no_boundary() {

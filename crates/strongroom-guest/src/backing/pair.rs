@@ -3,8 +3,8 @@
 //!
 //! At each of its addresses the guest sees one of the two. The addresses are covered by slots: runs of
 //! pages of one side, none of which crosses a multiple of the chunk size. A conversion deletes the slots that it
-//! touches and creates what comes out: a run is split, or grows into its neighbours (D8). Processors are
-//! held out meanwhile (see [`kvm`](crate::kvm)).
+//! touches and creates what comes out: a run is split, or, where slots become few, grows into its neighbours (D8).
+//! Processors are held out meanwhile (see [`kvm`](crate::kvm)).
 //!
 //! State is per slot (E3): the kernel keeps none per page on an ordinary machine. A page that is private
 //! has no memory on the shared side, so that a stale pin of the page as it was before holds memory that
@@ -15,7 +15,7 @@
 //! A touch of a private page through the view finds an empty page of the shared side. It is zero, it is
 //! seen by nobody, and dropped when the page is shared the next time.
 
-use super::moving::{self, Sides};
+use super::moving::{self, Bound, Sides};
 use super::{Backing, Limit};
 use crate::kvm::{GuestMemfd, Held, Kind, Machine, Slot, Source};
 use crate::mapping::Mapping;
@@ -38,6 +38,7 @@ pub struct Pair {
     nowhere: Mapping,
     shared: GuestMemfd,
     private: GuestMemfd,
+    bound: Bound,
     initial: Side,
     /// In pages: a multiple of [`CHUNK`].
     chunk: usize,
@@ -59,6 +60,9 @@ struct Run {
 const CHUNK: usize = (2 << 20) / PAGE;
 /// How many chunks a region has at most.
 const CHUNKS: usize = 4096;
+/// While no more than one in so many slots is in use, runs stay split where they were: a page that goes back and forth
+/// takes half of the calls then, and the guest keeps what KVM has mapped of the pages around it.
+const SPLIT: usize = 8;
 
 impl Pair {
     /// Memory of `len` bytes for a virtual machine, all of it on one side at first; pages are there
@@ -83,6 +87,7 @@ impl Pair {
             nowhere: Mapping::nothing(len)?,
             shared,
             private,
+            bound: Bound::default(),
             initial,
             chunk: pages.div_ceil(CHUNKS).next_multiple_of(CHUNK),
             start: OnceLock::new(),
@@ -129,20 +134,132 @@ impl Pair {
         })
     }
 
-    /// Replaces the runs of `whole`, which are gone, by these.
-    fn rebuild(
+    /// Puts runs where there are none.
+    fn build(
         &self,
         runs: &mut BTreeMap<usize, Run>,
         plan: &[(Range<usize>, Side)],
     ) -> Result<(), Error> {
         for (pages, side) in plan {
-            if pages.is_empty() {
-                continue;
-            }
             let run = self.create(pages.clone(), *side)?;
             runs.insert(pages.start, run);
         }
         Ok(())
+    }
+
+    /// Makes a change, all of it or none, but for [`Error::Hole`].
+    fn replace(&self, runs: &mut BTreeMap<usize, Run>, change: &Change) -> Result<(), Error> {
+        for (run, _) in &change.before {
+            runs.remove(&run.start);
+        }
+        let Err(error) = self.build(runs, &change.after) else {
+            return Ok(());
+        };
+        // As it was before.
+        for (run, _) in &change.after {
+            runs.remove(&run.start);
+        }
+        self.build(runs, &change.before).map_err(|_| {
+            let (call, errno) = error.call();
+            let whole = change.whole();
+            Error::Hole {
+                call,
+                errno,
+                start: self.address(whole.start),
+                length: (whole.len() * PAGE) as u64,
+            }
+        })?;
+        Err(error)
+    }
+
+    /// What becomes of the runs that pages of one side are in, when the pages go to the other. With `join`
+    /// they become one with the runs beside them that are on that side.
+    fn change(
+        &self,
+        runs: &BTreeMap<usize, Run>,
+        pages: &Range<usize>,
+        to: Side,
+        join: bool,
+    ) -> Result<Change, Error> {
+        let beside = usize::from(join);
+        let before: Vec<_> = runs
+            .range(self.chunk_of(pages.start))
+            .filter(|(start, run)| **start < pages.end + beside && run.end + beside > pages.start)
+            .map(|(start, run)| (*start..run.end, run.side))
+            .collect();
+        let whole = match (before.first(), before.last()) {
+            (Some((first, _)), Some((last, _))) => first.start..last.end,
+            _ => return Err(Error::NotPlaced),
+        };
+        let from = match to {
+            Side::Private => Side::Shared,
+            Side::Shared => Side::Private,
+        };
+        // Where the pages end, their run goes on; or a run of the other side begins, which they join.
+        let side_at = |page: usize| {
+            before
+                .iter()
+                .find(|(run, _)| run.contains(&page))
+                .map(|(_, side)| *side)
+        };
+        let joins_left = pages.start > whole.start && side_at(pages.start - 1) == Some(to);
+        let joins_right = pages.end < whole.end && side_at(pages.end) == Some(to);
+        let left = if joins_left { whole.start } else { pages.start };
+        let right = if joins_right { whole.end } else { pages.end };
+        let mut after = vec![
+            (whole.start..left, from),
+            (left..right, to),
+            (right..whole.end, from),
+        ];
+        after.retain(|(run, _)| !run.is_empty());
+        Ok(Change { before, after })
+    }
+
+    /// Joins all runs that can be one.
+    fn join_all(&self, runs: &mut BTreeMap<usize, Run>) -> Result<(), Error> {
+        let mut changes: Vec<Change> = Vec::new();
+        for (&start, run) in runs.iter() {
+            let this = (start..run.end, run.side);
+            let last = changes
+                .last_mut()
+                .map(|last| (&mut last.before, last.after.as_mut_slice()));
+            match last {
+                Some((before, [(whole, side)]))
+                    if *side == run.side && whole.end == start && start % self.chunk != 0 =>
+                {
+                    whole.end = run.end;
+                    before.push(this);
+                }
+                _ => changes.push(Change {
+                    before: vec![this.clone()],
+                    after: vec![this],
+                }),
+            }
+        }
+        changes.retain(|change| change.before.len() > 1);
+        changes
+            .iter()
+            .try_for_each(|change| self.replace(runs, change))
+    }
+}
+
+/// Runs that are replaced by others of the same pages.
+struct Change {
+    before: Vec<(Range<usize>, Side)>,
+    after: Vec<(Range<usize>, Side)>,
+}
+
+impl Change {
+    /// How many more slots there are after it.
+    fn more(&self) -> usize {
+        self.after.len().saturating_sub(self.before.len())
+    }
+
+    fn whole(&self) -> Range<usize> {
+        match (self.before.first(), self.before.last()) {
+            (Some((first, _)), Some((last, _))) => first.start..last.end,
+            _ => 0..0,
+        }
     }
 }
 
@@ -158,62 +275,29 @@ impl Sides for Pair {
 
     fn flip(&self, _held: &mut Held, pages: Range<usize>, to: Side) -> Result<(), Error> {
         let mut runs = self.runs();
-        let chunk = self.chunk_of(pages.start);
-        // The one run that the pages are in, and its neighbours in the chunk where the pages reach them.
-        let touched: Vec<_> = runs
-            .range(chunk)
-            .filter(|(start, run)| **start <= pages.end && run.end >= pages.start)
-            .map(|(start, run)| (*start..run.end, run.side))
-            .collect();
-        let whole = match (touched.first(), touched.last()) {
-            (Some((first, _)), Some((last, _))) => first.start..last.end,
-            _ => return Err(Error::NotPlaced),
-        };
-        let from = match to {
-            Side::Private => Side::Shared,
-            Side::Shared => Side::Private,
-        };
-        // Where the pages end, their run goes on; or a run of the other side begins, which they join.
-        let side_at = |page: usize| {
-            touched
-                .iter()
-                .find(|(run, _)| run.contains(&page))
-                .map(|(_, side)| *side)
-        };
-        let joins_left = pages.start > whole.start && side_at(pages.start - 1) == Some(to);
-        let joins_right = pages.end < whole.end && side_at(pages.end) == Some(to);
-        let left = if joins_left { whole.start } else { pages.start };
-        let right = if joins_right { whole.end } else { pages.end };
-        let plan = [
-            (whole.start..left, from),
-            (left..right, to),
-            (right..whole.end, from),
-        ];
-        let wanted = plan.iter().filter(|(run, _)| !run.is_empty()).count();
-        if wanted.saturating_sub(touched.len()) > self.machine.slots().left() {
-            let most = self.machine.slots().most();
+        let slots = self.machine.slots();
+        let most = slots.most();
+        let join = slots.count() >= most as usize / SPLIT;
+        let mut change = self.change(&runs, &pages, to, join)?;
+        if change.more() > slots.left() {
+            self.join_all(&mut runs)?;
+            change = self.change(&runs, &pages, to, true)?;
+        }
+        if change.more() > slots.left() {
             return Err(Error::SlotsExhausted { most });
         }
-        for (run, _) in &touched {
-            runs.remove(&run.start);
+        self.replace(&mut runs, &change)
+    }
+
+    fn populate(&self, side: Side, pages: Range<usize>) -> Result<(), Error> {
+        match side {
+            Side::Private => self.private.populate(pages),
+            Side::Shared => self.shared.populate(pages),
         }
-        let Err(error) = self.rebuild(&mut runs, &plan) else {
-            return Ok(());
-        };
-        // As it was before.
-        for (run, _) in &plan {
-            runs.remove(&run.start);
-        }
-        self.rebuild(&mut runs, &touched).map_err(|_| {
-            let (call, errno) = error.call();
-            Error::Hole {
-                call,
-                errno,
-                start: self.address(whole.start),
-                length: (whole.len() * PAGE) as u64,
-            }
-        })?;
-        Err(error)
+    }
+
+    fn bound(&self) -> &Bound {
+        &self.bound
     }
 
     fn punch(&self, side: Side, pages: Range<usize>) -> Result<(), Error> {
@@ -266,8 +350,7 @@ impl Backing for Pair {
             .step_by(self.chunk)
             .map(|page| (self.chunk_of(page), self.initial))
             .collect();
-        self.rebuild(&mut runs, &plan)
-            .inspect_err(|_| runs.clear())?;
+        self.build(&mut runs, &plan).inspect_err(|_| runs.clear())?;
         Ok(None)
     }
 
@@ -284,7 +367,20 @@ impl Backing for Pair {
     }
 
     fn discard(&self, pages: Range<usize>) -> Result<(), Error> {
-        moving::discard(self, pages)
+        moving::discard(self.name(), self, pages)
+    }
+
+    fn populate(&self, pages: Range<usize>, side: Side) -> Result<(), Error> {
+        Sides::populate(self, side, pages)
+    }
+
+    fn lock(&self, _pages: Range<usize>) -> Result<(), Error> {
+        // Both files are: the kernel marks their pages unevictable (virt/kvm/guest_memfd.c, Linux 6.8 and later).
+        Ok(())
+    }
+
+    fn bind(&self, pages: Range<usize>, side: Side, nodes: u64) -> Result<(), Error> {
+        moving::bind(self, side, pages, nodes)
     }
 
     fn shared_file(&self) -> Option<BorrowedFd<'_>> {

@@ -1,22 +1,24 @@
 //! Ordinary memory of a regular virtual machine: everything is shared, for good (D4). A monitor that
 //! misbehaves loses no more than its own hardening.
 
+use super::file::File;
 use super::{Backing, Limit};
 use crate::kvm::{Machine, Slot, Source};
 use crate::mapping::Mapping;
 use crate::{Contents, Error};
 use core::ops::Range;
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::MemfdFlags;
+use rustix::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use strongroom_core::page::Side;
-use strongroom_core::{Protections, Reason, Receipt};
+use strongroom_core::{Protections, Receipt};
 
 /// Pages of a memfd, all of them shared.
 #[derive(Debug)]
 pub struct Plain {
-    mapping: Mapping,
-    file: OwnedFd,
+    view: Mapping,
+    /// What KVM is told.
+    alias: Mapping,
+    file: File,
 }
 
 impl Plain {
@@ -26,11 +28,9 @@ impl Plain {
     /// A length that is not whole pages; what memfd_create(2), ftruncate(2) and mmap(2) say.
     pub fn new(len: usize) -> Result<Self, Error> {
         super::whole_pages(len)?;
-        let file = rustix::fs::memfd_create(c"strongroom-guest", MemfdFlags::CLOEXEC)
-            .map_err(Error::of("memfd_create"))?;
-        rustix::fs::ftruncate(&file, len as u64).map_err(Error::of("ftruncate"))?;
-        let mapping = Mapping::shared(&file, 0, len)?;
-        Ok(Self { mapping, file })
+        let file = File::new(len)?;
+        let (view, alias) = (file.map(len)?, file.map(len)?);
+        Ok(Self { view, alias, file })
     }
 }
 
@@ -40,11 +40,11 @@ impl Backing for Plain {
     }
 
     fn host(&self) -> *mut u8 {
-        self.mapping.start()
+        self.view.start()
     }
 
     fn len(&self) -> usize {
-        self.mapping.len()
+        self.view.len()
     }
 
     fn initial(&self) -> Side {
@@ -59,8 +59,7 @@ impl Backing for Plain {
     }
 
     fn receipt(&self) -> Receipt {
-        let keeper = self.name();
-        Receipt::new(Protections::NO_VMM).lack(Protections::NO_VMM, Reason::KeeperLacks { keeper })
+        super::receipt(self.name(), Protections::empty())
     }
 
     fn limits(&self) -> &'static [Limit] {
@@ -68,27 +67,33 @@ impl Backing for Plain {
     }
 
     fn guest_alias(&self) -> Option<*mut u8> {
-        Some(self.mapping.start())
+        Some(self.alias.start())
     }
 
     fn discard(&self, pages: Range<usize>) -> Result<(), Error> {
-        crate::kvm::punch(&self.file, pages)
+        self.file.discard(pages, &self.alias)
     }
 
-    fn populate(&self, pages: Range<usize>) -> Result<(), Error> {
-        self.mapping.populate(pages).map_err(Error::of("madvise"))
+    fn populate(&self, pages: Range<usize>, _side: Side) -> Result<(), Error> {
+        self.alias.populate(pages).map_err(Error::of("madvise"))
     }
 
     fn lock(&self, pages: Range<usize>) -> Result<(), Error> {
-        self.mapping.lock(pages).map_err(Error::of("mlock2"))
+        self.alias.lock(pages).map_err(Error::of("mlock2"))
     }
 
-    fn bind(&self, pages: Range<usize>, nodes: u64) -> Result<(), Error> {
-        self.mapping.bind(pages, nodes).map_err(Error::of("mbind"))
+    fn bind(&self, pages: Range<usize>, _side: Side, nodes: u64) -> Result<(), Error> {
+        self.alias.bind(pages, nodes).map_err(Error::of("mbind"))
+    }
+
+    fn read_only(&self, pages: Range<usize>) -> Result<(), Error> {
+        self.file.end_writing()?;
+        // Made after that: it cannot become writable.
+        self.view.map_read_only(&self.file, pages)
     }
 
     fn place(&self, machine: &Arc<Machine>, start: u64) -> Result<Option<Slot>, Error> {
-        let source = Source::Address(self.mapping.start());
+        let source = Source::Address(self.alias.start());
         // SAFETY: the mapping is the backing's, which outlives the slot, and is used as raw memory only.
         let slot = unsafe { machine.slots().create(start, self.len(), source) }?;
         Ok(Some(slot))

@@ -12,24 +12,26 @@
 //! wrong, and it ends. A page that a real memory error hit raises SIGBUS, too; the region's state
 //! tells which it was (E1), and nothing reads a poisoned page (E2).
 
+use super::file::File;
 use super::{Backing, Limit};
 use crate::kvm::{Machine, Slot, Source};
 use crate::mapping::Mapping;
 use crate::{Contents, Error, PAGE};
 use core::ops::Range;
 use rustix::fd::OwnedFd;
-use rustix::fs::MemfdFlags;
 use std::sync::Arc;
 use strongroom_core::page::Side;
-use strongroom_core::{Protections, Reason, Receipt};
+use strongroom_core::{Protections, Receipt};
 use strongroom_sys::{Errno, userfaultfd};
 
 /// Pages of a memfd that are poisoned in the monitor's view while they are private.
+///
+/// The memfd is closed: a descriptor would lead around the poison. A forked child has neither mapping, as it
+/// would have the view without the poison.
 #[derive(Debug)]
 pub struct Poison {
     view: Mapping,
     alias: Mapping,
-    file: OwnedFd,
     /// As long as it is open, pages can be poisoned.
     registration: OwnedFd,
 }
@@ -45,18 +47,18 @@ impl Poison {
     /// userfaultfd(2) say: EINVAL before Linux 6.6.
     pub fn new(len: usize) -> Result<Self, Error> {
         super::whole_pages(len)?;
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = rustix::fs::memfd_create(c"strongroom-guest", flags)
-            .map_err(Error::of("memfd_create"))?;
-        rustix::fs::ftruncate(&file, len as u64).map_err(Error::of("ftruncate"))?;
-        let view = Mapping::shared(&file, 0, len)?;
-        let alias = Mapping::shared(&file, 0, len)?;
+        let file = File::new(len)?;
+        let (view, alias) = (file.map(len)?, file.map(len)?);
+        for mapping in [&view, &alias] {
+            mapping.keep_from_children().map_err(Error::of("madvise"))?;
+        }
+        // The view is in dumps, without what is private.
+        alias.keep_from_dumps().map_err(Error::of("madvise"))?;
         let registration =
             userfaultfd::allow_poison(view.start(), len).map_err(Error::of("userfaultfd"))?;
         Ok(Self {
             view,
             alias,
-            file,
             registration,
         })
     }
@@ -114,7 +116,7 @@ impl Backing for Poison {
         }
         if contents == Contents::Dropped {
             // Poison markers are entries of the mapping and stay.
-            if let Err(error) = crate::kvm::punch(&self.file, pages.clone()) {
+            if let Err(error) = self.discard(pages.clone()) {
                 if to == Side::Private {
                     self.view.forget(pages).map_err(Error::of("madvise"))?;
                 }
@@ -128,8 +130,8 @@ impl Backing for Poison {
     }
 
     fn receipt(&self) -> Receipt {
-        let keeper = self.name();
-        Receipt::new(Protections::NO_VMM).lack(Protections::NO_VMM, Reason::KeeperLacks { keeper })
+        let held = Protections::NO_CORE_DUMP | Protections::NO_FORK_SHARE;
+        super::receipt(self.name(), held)
     }
 
     fn limits(&self) -> &'static [Limit] {
@@ -146,10 +148,11 @@ impl Backing for Poison {
     }
 
     fn discard(&self, pages: Range<usize>) -> Result<(), Error> {
-        crate::kvm::punch(&self.file, pages)
+        // By the view: where the alias is locked, the kernel refuses it there.
+        self.view.remove(pages).map_err(Error::of("madvise"))
     }
 
-    fn populate(&self, pages: Range<usize>) -> Result<(), Error> {
+    fn populate(&self, pages: Range<usize>, _side: Side) -> Result<(), Error> {
         self.alias.populate(pages).map_err(Error::of("madvise"))
     }
 
@@ -157,7 +160,7 @@ impl Backing for Poison {
         self.alias.lock(pages).map_err(Error::of("mlock2"))
     }
 
-    fn bind(&self, pages: Range<usize>, nodes: u64) -> Result<(), Error> {
+    fn bind(&self, pages: Range<usize>, _side: Side, nodes: u64) -> Result<(), Error> {
         self.alias.bind(pages, nodes).map_err(Error::of("mbind"))
     }
 

@@ -24,7 +24,7 @@ use kvm_bindings::{
     CpuId, KVM_CAP_MEMORY_ATTRIBUTES, KVM_MEMORY_ATTRIBUTE_PRIVATE, KVM_MP_STATE_RUNNABLE,
     kvm_memory_attributes, kvm_mp_state, kvm_regs, kvm_segment,
 };
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use rustix::fd::AsFd;
 use strongroom_sys::Errno;
 
@@ -327,11 +327,11 @@ impl Copier {
             rflags: 0x3002,
             ..Default::default()
         };
-        self.vcpu
-            .set_regs(&regs)
-            .map_err(Error::kvm("KVM_SET_REGS"))?;
+        // KVM_RUN takes them from there: a call less.
+        self.vcpu.sync_regs_mut().regs = regs;
+        self.vcpu.set_sync_dirty_reg(SyncReg::Register);
         // Whatever the guest has made of it, where it can.
-        self.tables.copy(0, &self.truth, 0, self.next * PAGE);
+        self.tables.restore(&self.truth, self.next * PAGE);
         loop {
             let errno = match self.vcpu.run() {
                 Ok(VcpuExit::IoOut(port, _)) if port == u16::from(DONE) => return Ok(()),

@@ -47,6 +47,12 @@ impl GuestMemfd {
         punch(&self.0, pages)
     }
 
+    /// Has pages be there: they are zero, or what they were.
+    pub(crate) fn populate(&self, pages: Range<usize>) -> Result<(), Error> {
+        // Memory comes by the policy of the thread that calls it.
+        allocate(&self.0, FallocateFlags::empty(), pages)
+    }
+
     /// Runs of pages, in order, outside of which no page of `pages` is in memory.
     pub(crate) fn resident(&self, pages: Range<usize>) -> Vec<Range<usize>> {
         resident(&self.0, pages)
@@ -61,7 +67,11 @@ impl AsFd for GuestMemfd {
 
 /// Frees pages of a file.
 pub(crate) fn punch(file: impl AsFd, pages: Range<usize>) -> Result<(), Error> {
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    allocate(file, FallocateFlags::PUNCH_HOLE, pages)
+}
+
+fn allocate(file: impl AsFd, flags: FallocateFlags, pages: Range<usize>) -> Result<(), Error> {
+    let flags = flags | FallocateFlags::KEEP_SIZE;
     let (offset, len) = ((pages.start * PAGE) as u64, (pages.len() * PAGE) as u64);
     loop {
         match rustix::fs::fallocate(&file, flags, offset, len) {

@@ -3,10 +3,11 @@
 #![allow(dead_code)]
 
 use core::arch::global_asm;
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_X86_SW_PROTECTED_VM, kvm_regs, kvm_segment};
 use kvm_ioctls::{Kvm, VcpuExit};
 use std::sync::Arc;
 use std::time::Duration;
+use strongroom_guest::backing::{Attributes, Pair, Poison};
 use strongroom_guest::kvm::exit::{Outcome, Stop};
 use strongroom_guest::kvm::request::{PORT, Request};
 use strongroom_guest::kvm::{Desk, Interrupter, Layout, Limits, Machine, Slot, Source, Vcpu};
@@ -155,6 +156,64 @@ pub(crate) fn skipped(why: &str) {
             let _ = writeln!(log, "{test}: {why}");
         }
     }
+}
+
+/// The backings of this kernel that have private pages, all of them shared at first, each in a machine of its
+/// own. One that STRONGROOM_BACKINGS names has to be there.
+pub(crate) fn each(len: usize, limits: Limits, mut test: impl FnMut(&'static str, Guest)) {
+    let Some(kvm) = kvm() else { return };
+    let mut some = false;
+    for name in ["poison", "pair", "attributes"] {
+        match made(&kvm, name, len) {
+            Ok((machine, backing)) => {
+                eprintln!("{name}:");
+                test(name, Guest::new(&kvm, machine, backing, limits));
+                some = true;
+            }
+            Err(why) => {
+                named(name, &why);
+                eprintln!("{name}: not here: {why}");
+            }
+        }
+    }
+    if !some {
+        skipped("no backing has private pages here");
+    }
+}
+
+/// STRONGROOM_BACKINGS names the backings that the kernel has; whether it is set at all. What it
+/// names is not missing for a reason.
+fn named(backing: &str, why: &str) -> bool {
+    let Ok(names) = std::env::var("STRONGROOM_BACKINGS") else {
+        return false;
+    };
+    let there = names.split_whitespace().any(|name| name == backing);
+    assert!(!there, "{backing}: {why}; STRONGROOM_BACKINGS names it");
+    true
+}
+
+/// Says that a test cannot run where there is no such backing; that is no skip where it is known.
+pub(crate) fn lacking(backing: &str, why: impl std::fmt::Display) {
+    if named(backing, &why.to_string()) {
+        eprintln!("{backing}: not here: {why}");
+    } else {
+        skipped(&format!("no {backing} here: {why}"));
+    }
+}
+
+/// A backing by its name, all of it shared at first, and a machine of the type that it needs.
+fn made(kvm: &Kvm, name: &str, len: usize) -> Result<(Arc<Machine>, Box<dyn Backing>), String> {
+    let type_ = match name {
+        "attributes" => KVM_X86_SW_PROTECTED_VM.into(),
+        _ => 0,
+    };
+    let machine = machine(kvm, type_, None).ok_or("no machines of that type")?;
+    let backing: Result<Box<dyn Backing>, Error> = match name {
+        "attributes" => Attributes::new(&machine, len, Side::Shared).map(|b| Box::new(b) as _),
+        "pair" => Pair::new(&machine, len, Side::Shared).map(|b| Box::new(b) as _),
+        _ => Poison::new(len).map(|b| Box::new(b) as _),
+    };
+    Ok((machine, backing.map_err(|error| error.to_string())?))
 }
 
 /// Memory of this process for a slot.

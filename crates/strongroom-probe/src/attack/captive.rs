@@ -5,7 +5,8 @@ use super::dialogue::PATIENCE;
 use super::partner::Partner;
 use super::program::{Needle, NotFound, Place, Program, Running};
 use super::setup::Ground;
-use super::{Broken, Loot, Outcome};
+use super::{Broken, Loot, Outcome, Owner};
+use crate::masked;
 use rustix::process::{Pid, Signal};
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -17,6 +18,7 @@ use strongroom_sys::page_floor;
 #[derive(Debug)]
 pub struct Captive {
     life: Life,
+    owner: Owner,
     pid: i32,
     /// Where secrets are: one, or for a program several.
     places: Vec<Place>,
@@ -32,9 +34,12 @@ enum Life {
 }
 
 impl Captive {
-    pub(super) fn start(ground: &Ground, command: Command) -> Result<Self, Broken> {
-        let (partner, place) = Partner::start(command)?;
+    pub(super) fn start(ground: &Ground, owner: Owner, command: Command) -> Result<Self, Broken> {
+        let lent = ground.lend(owner);
+        let (partner, place) = Partner::start(command, owner)?;
+        drop(lent);
         Ok(Self {
+            owner,
             pid: partner.pid(),
             life: Life::Partner(partner),
             places: vec![place],
@@ -53,6 +58,7 @@ impl Captive {
         Ok(Self {
             pid: running.pid(),
             life: Life::Program(running),
+            owner: Owner::Process,
             places,
             current: 0,
             ground: ground.clone(),
@@ -116,6 +122,29 @@ impl Captive {
     /// Whether it is a program that takes no part.
     pub(super) fn is_program(&self) -> bool {
         matches!(self.life, Life::Program(_))
+    }
+
+    /// Whether its secret is a guest's, which need not be at the address: there is where the monitor
+    /// would see the guest's page.
+    pub(super) fn is_monitor(&self) -> bool {
+        self.owner == Owner::Guest
+    }
+
+    /// Has a monitor look for its guest's secret itself.
+    pub(super) fn look(&mut self, way: &str) -> Result<Outcome, Broken> {
+        // What it looks for must not be in its own memory already.
+        let masked = masked::of(self.secret());
+        self.send(format!("look {way}\n").as_bytes())?;
+        self.send(&masked)?;
+        let mut loot = Vec::new();
+        loop {
+            let line = self.line()?;
+            match Loot::parse(&line) {
+                Some(one) => loot.push(one),
+                None if line == "looked" && !loot.is_empty() => return Ok(Loot::sum(&loot)),
+                None => return Err(Broken(format!("the monitor says: {line}"))),
+            }
+        }
     }
 
     /// Whether no earlier place had the same secret.

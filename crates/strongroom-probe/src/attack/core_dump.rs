@@ -1,6 +1,6 @@
 //! Core dumps: the kernel's, and a debugger's.
 
-use super::{Attacker, Broken, Captive, Outcome, Reach, captive, contains};
+use super::{Attacker, Broken, Captive, Outcome, Owner, Reach, captive, contains};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit};
 use std::fs::{self, File};
 use std::io::Read;
@@ -27,6 +27,10 @@ impl Attacker for Kernel {
 
     fn reach(&self) -> Reach {
         Reach::End
+    }
+
+    fn control(&self, owner: Owner) -> Option<&'static str> {
+        Some(owner.control("plain"))
     }
 
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {
@@ -99,6 +103,10 @@ impl Attacker for Gcore {
 
     fn reach(&self) -> Reach {
         Reach::Whole
+    }
+
+    fn control(&self, owner: Owner) -> Option<&'static str> {
+        Some(owner.control("plain"))
     }
 
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {

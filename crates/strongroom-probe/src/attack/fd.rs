@@ -1,6 +1,6 @@
 //! Taking a descriptor that leads to the memory.
 
-use super::{Attacker, Broken, Captive, Outcome, Reach};
+use super::{Attacker, Broken, Captive, Outcome, Owner, Reach};
 use strongroom_core::Protection;
 
 /// pidfd_getfd and mmap, /proc/PID/fd, and map_files.
@@ -33,8 +33,8 @@ impl Attacker for Fd {
         self.root
     }
 
-    fn control(&self) -> &'static str {
-        "open-fd"
+    fn control(&self, owner: Owner) -> Option<&'static str> {
+        Some(owner.control("open-fd"))
     }
 
     fn ways(&self) -> &'static [&'static str] {

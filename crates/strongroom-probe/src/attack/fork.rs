@@ -1,6 +1,6 @@
 //! A forked child that looks for what its parent writes later, and writes itself.
 
-use super::{Attacker, Broken, Captive, Outcome};
+use super::{Attacker, Broken, Captive, Outcome, Owner};
 use strongroom_core::Protection;
 
 /// Writes of parent and child after a fork, each looked for by the other.
@@ -20,11 +20,16 @@ impl Attacker for Fork {
     }
 
     // Private memory shares no writes; memfd_secret memory does.
-    fn control(&self) -> &'static str {
-        "open-fd"
+    fn control(&self, owner: Owner) -> Option<&'static str> {
+        Some(owner.control("open-fd"))
     }
 
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {
+        if victim.is_monitor() {
+            let outcome = victim.look("fork")?;
+            victim.prove()?;
+            return Ok(outcome);
+        }
         let answer = victim.ask("fork")?;
         let words: Vec<&str> = answer.split(' ').collect();
         let outcome = match words.as_slice() {

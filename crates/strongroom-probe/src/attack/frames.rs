@@ -1,7 +1,8 @@
 //! The kernel's direct map, read through the kernel, and what is left in the frames afterwards.
 
 use super::direct_map::{self, Reader};
-use super::{Attacker, Broken, Captive, Outcome, Reach, contains, residue};
+use super::sweep::{Swept, sweep};
+use super::{Attacker, Broken, Captive, Outcome, Owner, Reach, contains, residue};
 use strongroom_core::Protection;
 
 /// A kernel-mode read of the page at its direct-map address.
@@ -28,7 +29,14 @@ impl Attacker for DirectMap {
         true
     }
 
+    fn control(&self, owner: Owner) -> Option<&'static str> {
+        Some(owner.control("plain"))
+    }
+
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {
+        if victim.is_monitor() {
+            return of_guest(victim);
+        }
         let (pid, address) = (victim.pid(), victim.address() as u64);
         let secret = victim.secret().to_vec();
         let ways = [
@@ -68,6 +76,25 @@ impl Attacker for DirectMap {
             Outcome::Held(kept.join("; "))
         })
     }
+}
+
+/// The page of a guest, wherever it is.
+fn of_guest(victim: &mut Captive) -> Result<Outcome, Broken> {
+    let found = Reader::new().and_then(|reader| sweep(&reader, victim.pid(), victim.secret()));
+    victim.prove()?;
+    Ok(match found {
+        Ok(Swept {
+            frame: Some(frame),
+            looked,
+        }) => Outcome::Leaked(format!(
+            "eBPF: in frame {frame:#x}, after a look at {looked}"
+        )),
+        // It may be in a frame that was not looked at.
+        Ok(Swept { looked, .. }) => {
+            Outcome::Skipped(format!("the page was not found in {looked} frames"))
+        }
+        Err(refusal) => Outcome::Skipped(refusal.to_string()),
+    })
 }
 
 /// Whether the page is in a frame that was freed out of the kernel's image: a known hole, which

@@ -1,7 +1,7 @@
 //! Programs that a victim starts, and what they find of it.
 
-use super::{Attacker, Broken, Captive, Loot, Outcome};
-use crate::thief;
+use super::{Attacker, Broken, Captive, Loot, Outcome, Owner};
+use crate::masked;
 use strongroom_core::Protection;
 
 /// A program that the victim starts, by fork and exec, and that maps every descriptor it inherits.
@@ -20,8 +20,8 @@ impl Attacker for Heir {
         "a program that the victim starts (fork, exec) maps every descriptor that it inherits"
     }
 
-    fn control(&self) -> &'static str {
-        "open-fd"
+    fn control(&self, owner: Owner) -> Option<&'static str> {
+        Some(owner.control("open-fd"))
     }
 
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {
@@ -57,8 +57,8 @@ impl Attacker for Grandchild {
         "a grandchild, after exec, searches its descriptors, its own memory and its grandparent's"
     }
 
-    fn control(&self) -> &'static str {
-        "open-fd"
+    fn control(&self, owner: Owner) -> Option<&'static str> {
+        Some(owner.control("open-fd"))
     }
 
     fn ways(&self) -> &'static [&'static str] {
@@ -67,7 +67,7 @@ impl Attacker for Grandchild {
 
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {
         // What it looks for must not be in its own memory already.
-        let masked = thief::masked(victim.secret());
+        let masked = masked::of(victim.secret());
         victim.send(b"start-grandchild\n")?;
         victim.send(&masked)?;
         let mut loot = Vec::new();

@@ -26,11 +26,13 @@ mod session;
 mod setup;
 mod stage;
 mod swap;
+mod sweep;
 mod tree;
+mod vmm;
 
 pub use captive::Captive;
 pub use program::{Needle, NotFound, Program};
-pub use roster::Guest;
+pub use roster::{Owner, Visitor};
 pub use session::{Attack, Proven, Report, Selection, UnknownName, Verdict, VictimReport};
 pub use setup::{Setup, SetupError};
 
@@ -96,9 +98,13 @@ pub trait Attacker {
         true
     }
 
-    /// The victim on which it must succeed.
-    fn control(&self) -> &'static str {
-        "plain"
+    /// The victim on which it must succeed, among those whose secret is a process's or a guest's. None
+    /// where it is not made on those.
+    fn control(&self, owner: Owner) -> Option<&'static str> {
+        match owner {
+            Owner::Process => Some("plain"),
+            Owner::Guest => None,
+        }
     }
 
     /// The ways that must all leak on the control; what it held by another one proves nothing.
@@ -134,7 +140,7 @@ pub enum Reach {
 
 /// All of them, in the order of the table.
 pub fn attackers() -> Vec<Box<dyn Attacker>> {
-    vec![
+    let mut all: Vec<Box<dyn Attacker>> = vec![
         Box::new(peek::Peek { root: false }),
         Box::new(peek::Peek { root: true }),
         Box::new(fd::Fd { root: false }),
@@ -161,7 +167,9 @@ pub fn attackers() -> Vec<Box<dyn Attacker>> {
         Box::new(idle::Cache),
         Box::new(puppet::Inject { root: false }),
         Box::new(puppet::Inject { root: true }),
-    ]
+    ];
+    all.extend(vmm::ALL.map(|attacker| Box::new(attacker) as Box<dyn Attacker>));
+    all
 }
 
 /// What one way of a thief's came to. It prints as a line and parses from one.

@@ -2,8 +2,8 @@
 
 use super::dialogue::Dialogue;
 use super::program::Place;
-use super::{Broken, captive};
-use crate::victim::{LENGTH, hash};
+use super::{Broken, Owner, captive};
+use crate::victim::{LENGTH, hash, secret_of};
 use std::fs::File;
 use std::io::{self, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -16,12 +16,12 @@ pub(super) struct Partner {
 }
 
 impl Partner {
-    /// Starts it and gives it a secret.
-    pub(super) fn start(mut command: Command) -> Result<(Self, Place), Broken> {
+    /// Starts it and gives it a secret; a guest, what it makes its secret from.
+    pub(super) fn start(mut command: Command, owner: Owner) -> Result<(Self, Place), Broken> {
         let broken = |error: io::Error| Broken(format!("the victim cannot be started: {error}"));
-        let mut secret = vec![0; LENGTH];
+        let mut given = [0; LENGTH];
         File::open("/dev/urandom")
-            .and_then(|mut file| file.read_exact(&mut secret))
+            .and_then(|mut file| file.read_exact(&mut given))
             .map_err(broken)?;
         let mut child = command
             .stdin(Stdio::piped())
@@ -42,9 +42,11 @@ impl Partner {
         };
         let words: Vec<&str> = line.split(' ').collect();
         let &["ready", pid, address, _] = words.as_slice() else {
-            let refusal = line.strip_prefix("refused ").and_then(|n| n.parse().ok());
-            return Err(Broken(refusal.map_or_else(
-                || format!("the victim says: {line}"),
+            let Some(refusal) = line.strip_prefix("refused ") else {
+                return Err(Broken(format!("the victim says: {line}")));
+            };
+            return Err(Broken(refusal.parse().map_or_else(
+                |_| refusal.to_owned(),
                 |errno| {
                     let why = crate::thief::name(rustix::io::Errno::from_raw_os_error(errno));
                     format!("the victim could not get its memory: {why}")
@@ -55,7 +57,11 @@ impl Partner {
             return Err(Broken("the victim has another process id".to_owned()));
         }
         let address = address.parse().unwrap_or(0);
-        partner.dialogue.send(&secret)?;
+        partner.dialogue.send(&given)?;
+        let secret = match owner {
+            Owner::Process => given.to_vec(),
+            Owner::Guest => secret_of(&given).to_vec(),
+        };
         let place = Place {
             address,
             secret,

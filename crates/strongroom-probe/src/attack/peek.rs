@@ -1,6 +1,6 @@
 //! Reading the memory of another process by the ways made for that.
 
-use super::{Attacker, Broken, Captive, Outcome, Reach};
+use super::{Attacker, Broken, Captive, Outcome, Owner, Reach};
 use strongroom_core::Protection;
 
 /// /proc/PID/mem, ptrace and process_vm_readv.
@@ -37,8 +37,17 @@ impl Attacker for Peek {
         &["/proc/PID/mem", "ptrace", "process_vm_readv"]
     }
 
+    fn control(&self, owner: Owner) -> Option<&'static str> {
+        Some(owner.control("plain"))
+    }
+
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {
-        let mut outcome = victim.rob("peek", self.root)?;
+        let way = if victim.is_monitor() {
+            "peek-guest"
+        } else {
+            "peek"
+        };
+        let mut outcome = victim.rob(way, self.root)?;
         // A program may have copies where nothing keeps them, as on its stack.
         if victim.is_program() && victim.is_first_of_its_secret() {
             let found = victim.rob("search", self.root)?;

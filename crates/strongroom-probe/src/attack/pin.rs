@@ -63,9 +63,7 @@ impl Attacker for Direct {
 
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {
         if !setup::is_on_a_device(victim.directory()) {
-            return Ok(Outcome::Skipped(
-                "neither $TMPDIR nor /var/tmp is on a disk; name one by TMPDIR".to_owned(),
-            ));
+            return Ok(Outcome::Skipped(setup::NO_DEVICE.to_owned()));
         }
         let path = victim.directory().join(format!("direct-{}", victim.pid()));
         let (written, result) = match pages(victim) {

@@ -2,11 +2,34 @@
 
 use crate::victim::Kind;
 
+/// Whose the secret is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The process's itself.
+    Process,
+    /// That of a guest which the process runs.
+    Guest,
+}
+
+impl Owner {
+    /// The victims in the order of the report.
+    pub(super) const ALL: [Owner; 2] = [Owner::Process, Owner::Guest];
+
+    /// The control of an attack that is made on both: a process that is named, or the ordinary guest.
+    pub(super) fn control(self, process: &'static str) -> &'static str {
+        match self {
+            Owner::Process => process,
+            Owner::Guest => "guest-plain",
+        }
+    }
+}
+
 /// What a victim is and how it is started.
 #[derive(Clone, Debug)]
 pub(super) struct Spec {
     pub(super) name: &'static str,
     pub(super) subject: Subject,
+    pub(super) owner: Owner,
     /// The level of strongroom's that it stands for.
     pub(super) level: Option<&'static str>,
     /// The level of `strongroom run`, where that is around it.
@@ -25,6 +48,11 @@ pub(super) enum Subject {
 }
 
 impl Spec {
+    /// Whether it is strongroom's, and has a receipt.
+    pub(super) fn is_kept(&self) -> bool {
+        self.name.starts_with("strongroom-")
+    }
+
     /// Whether it is here for rows alone whose control it is.
     pub(super) fn is_control_only(&self, among: &[Spec]) -> bool {
         let program = |spec: &Spec| spec.subject == Subject::Program;
@@ -49,6 +77,7 @@ impl Spec {
         let plain = |name, kind: Kind| Spec {
             name,
             subject: Subject::Partner(kind.name()),
+            owner: Owner::Process,
             level: None,
             run: None,
             optional: kind != Kind::Plain,
@@ -68,23 +97,26 @@ impl Spec {
     }
 }
 
-/// A victim that the caller brings: a store of its own, which tells its receipt itself.
+/// A victim that the caller brings. Where its name says that it is strongroom's, it tells its receipt itself.
 #[derive(Clone, Debug)]
-pub struct Guest {
+pub struct Visitor {
     /// Its name in the table.
     pub name: &'static str,
     /// What `strongroom victim` is told to be it.
     pub argument: &'static str,
+    /// Whose its secret is.
+    pub owner: Owner,
     /// The level of strongroom's that it stands for.
-    pub level: &'static str,
+    pub level: Option<&'static str>,
 }
 
-impl From<Guest> for Spec {
-    fn from(guest: Guest) -> Self {
+impl From<Visitor> for Spec {
+    fn from(visitor: Visitor) -> Self {
         Self {
-            name: guest.name,
-            subject: Subject::Partner(guest.argument),
-            level: Some(guest.level),
+            name: visitor.name,
+            subject: Subject::Partner(visitor.argument),
+            owner: visitor.owner,
+            level: visitor.level,
             run: None,
             optional: true,
         }

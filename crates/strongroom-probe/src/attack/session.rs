@@ -1,8 +1,8 @@
 //! A session: every attacker against every victim, and what it proves.
 
-use super::roster::Spec;
+use super::roster::{Owner, Spec};
 use super::setup;
-use super::stage::Stage;
+use super::stage::{self, Stage};
 use super::{Attacker, Broken, Outcome, Setup, attackers};
 use serde::Serialize;
 use strongroom_core::{Level, Protection, Protections};
@@ -13,6 +13,10 @@ pub struct Selection {
     names: Vec<String>,
     level: Option<Level>,
 }
+
+/// The name of all attacks on guests: those that are a monitor's own, which have it in their names, and
+/// those of others.
+const GUESTS: &str = "vmm";
 
 /// A name that no attacker has.
 #[derive(Debug, thiserror::Error)]
@@ -52,12 +56,19 @@ impl Selection {
     fn includes(&self, spec: &Spec) -> bool {
         match (self.level, spec.level) {
             (Some(level), Some(name)) => level.name() == name,
-            _ => true,
+            // Guests have no level.
+            (Some(_), None) => spec.owner == Owner::Process,
+            (None, _) => true,
         }
     }
 
-    fn holds(&self, attacker: &dyn Attacker) -> bool {
-        self.names.is_empty() || self.names.iter().any(|name| is(attacker, name))
+    /// Whether an attack is to be made on such victims.
+    fn holds(&self, attacker: &dyn Attacker, owner: Owner) -> bool {
+        let wanted = |name: &String| {
+            is(attacker, name) || (name.as_str() == GUESTS && owner == Owner::Guest)
+        };
+        attacker.control(owner).is_some()
+            && (self.names.is_empty() || self.names.iter().any(wanted))
     }
 }
 
@@ -100,7 +111,10 @@ pub struct VictimReport {
     /// Of a program: what was proven to be in its memory before it was attacked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proven: Option<Vec<Proven>>,
-    /// The attacks, in the same order for all victims.
+    /// Whose its secret is.
+    #[serde(skip)]
+    pub owner: Owner,
+    /// The attacks, in the same order for all victims of the same kind of owner.
     pub attacks: Vec<Attack>,
 }
 
@@ -140,13 +154,20 @@ pub struct Report {
 impl Report {
     /// Runs the selected attacks. `progress` hears what is tried next: attack and victim.
     pub fn of(setup: &Setup, selection: &Selection, mut progress: impl FnMut(&str, &str)) -> Self {
-        let attackers: Vec<_> = attackers()
-            .into_iter()
-            .filter(|attacker| selection.holds(attacker.as_ref()))
-            .collect();
+        let attackers = attackers();
+        let chosen = |owner| {
+            let attackers = attackers.iter().map(AsRef::as_ref);
+            attackers
+                .filter(|attacker: &&dyn Attacker| selection.holds(*attacker, owner))
+                .collect::<Vec<_>>()
+        };
         let mut victims: Vec<VictimReport> = Vec::new();
         let specs = setup.roster().iter();
         for spec in specs.filter(|spec| selection.includes(spec)) {
+            let attackers = chosen(spec.owner);
+            if attackers.is_empty() {
+                continue;
+            }
             progress("receipt", spec.name);
             let receipt = setup.receipt(spec);
             let claims = match &receipt {
@@ -159,17 +180,21 @@ impl Report {
                 .map(|attacker| {
                     progress(attacker.name(), spec.name);
                     let outcome = match &receipt {
-                        Ok(_) => stage.attempt(attacker.as_ref()),
+                        Ok(_) => stage.attempt(*attacker),
+                        Err(_) if attacker.needs_root() && !setup.is_root() => {
+                            Ok(Outcome::Skipped(stage::NEEDS_ROOT.to_owned()))
+                        }
                         // It cannot be had here, and nothing is claimed for it.
                         Err(Broken(why)) => Ok(Outcome::Skipped(why.clone())),
                     };
                     let claimed =
                         attacker.claimable() && claims.contains(attacker.protection().only());
-                    entry(attacker.as_ref(), spec, claimed, outcome)
+                    entry(*attacker, spec, claimed, outcome)
                 })
                 .collect();
             victims.push(VictimReport {
                 name: spec.name,
+                owner: spec.owner,
                 proven: stage.proven,
                 attacks,
                 receipt: receipt.unwrap_or_default(),
@@ -180,24 +205,33 @@ impl Report {
             victims,
             program: setup.program().is_some(),
         };
-        for row in 0..attackers.len() {
-            report.void(row);
+        for owner in Owner::ALL {
+            for row in 0..chosen(owner).len() {
+                report.void(owner, row);
+            }
         }
         report
     }
 
+    /// The victims whose secret is such an owner's.
+    pub fn of_owner(&self, owner: Owner) -> impl Iterator<Item = &VictimReport> {
+        self.victims
+            .iter()
+            .filter(move |victim| victim.owner == owner)
+    }
+
     /// Nothing is held in a row whose control did not leak.
-    fn void(&mut self, row: usize) {
+    fn void(&mut self, owner: Owner, row: usize) {
         let cells = |victim: &VictimReport| victim.attacks.get(row).cloned();
         let control = self
-            .victims
-            .iter()
+            .of_owner(owner)
             .filter_map(cells)
             .find(|attack| attack.control);
         let Some(control) = control.filter(|control| control.result != "leaked") else {
             return;
         };
-        for victim in &mut self.victims {
+        let of_owner = |victim: &&mut VictimReport| victim.owner == owner;
+        for victim in self.victims.iter_mut().filter(of_owner) {
             let Some(attack) = victim.attacks.get_mut(row) else {
                 continue;
             };
@@ -262,7 +296,7 @@ fn entry(
         claimed,
         result,
         detail,
-        control: attacker.control() == spec.name,
+        control: attacker.control(spec.owner) == Some(spec.name),
         broken,
         void: false,
     }
@@ -286,6 +320,7 @@ mod tests {
         VictimReport {
             name: "x",
             receipt: None,
+            owner: Owner::Process,
             proven: None,
             attacks: vec![attack],
         }
@@ -297,7 +332,7 @@ mod tests {
             program: false,
             victims: vec![cell(true, false, control), cell(false, true, claimed)],
         };
-        report.void(0);
+        report.void(Owner::Process, 0);
         report
     }
 
@@ -339,13 +374,19 @@ mod tests {
     fn families_and_names_select() {
         let selects = |name: &str, attacker: &str| {
             let selection = Selection::of(&[name.to_owned()]).unwrap();
-            attackers()
-                .iter()
-                .any(|a| a.name() == attacker && selection.holds(a.as_ref()))
+            let owner = |a: &dyn Attacker| Owner::ALL.map(|owner| selection.holds(a, owner));
+            let attackers = attackers();
+            let attacker = attackers.iter().find(|a| a.name() == attacker);
+            owner(attacker.unwrap().as_ref())
         };
-        assert!(selects("peek", "peek-root"));
-        assert!(selects("peek-root", "peek-root"));
-        assert!(!selects("peek-root", "peek"));
+        assert_eq!(selects("peek", "peek-root"), [true, true]);
+        assert_eq!(selects("peek-root", "peek-root"), [true, true]);
+        assert_eq!(selects("peek-root", "peek"), [false, false]);
+        assert_eq!(selects("vmm", "vmm-map"), [false, true]);
+        assert_eq!(selects("vmm-map", "vmm-map"), [false, true]);
+        // All that is made on guests, and none of it on others.
+        assert_eq!(selects("vmm", "peek"), [false, true]);
+        assert_eq!(selects("vmm", "free"), [false, false]);
         assert!(Selection::of(&["nonsense".to_owned()]).is_err());
     }
 }

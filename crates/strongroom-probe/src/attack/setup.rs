@@ -2,15 +2,18 @@
 
 use super::captive::Captive;
 use super::program::{NotFound, Program};
-use super::roster::{Guest, Spec, Subject};
+use super::roster::{Owner, Spec, Subject, Visitor};
 use super::{Broken, tree};
+use rustix::io::FdFlags;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use strongroom_core::Protections;
 
@@ -18,6 +21,9 @@ use strongroom_core::Protections;
 const NOBODY: u32 = 65534;
 /// File systems in memory, which write without a device and so without a pin.
 const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+
+/// Why there is no O_DIRECT write.
+pub(super) const NO_DEVICE: &str = "neither $TMPDIR nor /var/tmp is on a disk; name one by TMPDIR";
 
 /// Why no attack can be made.
 #[derive(Debug, thiserror::Error)]
@@ -46,9 +52,28 @@ pub(super) struct Ground {
     pub(super) directory: PathBuf,
     /// Who the victims are, and thieves of the same user: user and group, where root attacks.
     pub(super) user: Option<(u32, u32)>,
+    /// /dev/kvm, which root hands to monitors of a user who may not open it.
+    kvm: Option<Arc<File>>,
+}
+
+/// While it lives, children inherit the file.
+#[derive(Debug)]
+pub(super) struct Lent<'g>(&'g File);
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        let _ = rustix::io::fcntl_setfd(self.0, FdFlags::CLOEXEC);
+    }
 }
 
 impl Ground {
+    /// What a monitor that is started now inherits.
+    pub(super) fn lend(&self, owner: Owner) -> Option<Lent<'_>> {
+        let file = self.kvm.as_deref().filter(|_| owner == Owner::Guest)?;
+        rustix::io::fcntl_setfd(file, FdFlags::empty()).ok()?;
+        Some(Lent(file))
+    }
+
     pub(super) fn is_root(&self) -> bool {
         self.user.is_some()
     }
@@ -96,6 +121,8 @@ impl Setup {
             command: command.to_owned(),
             directory,
             user: root.then_some((NOBODY, NOBODY)),
+            // Without it the monitors look for themselves, and say what is missing.
+            kvm: root.then(kvm).flatten().map(Arc::new),
         };
         let setup = |ground| Self {
             ground,
@@ -119,8 +146,8 @@ impl Setup {
     }
 
     /// Another victim beside the usual ones.
-    pub fn invite(&mut self, guest: Guest) {
-        self.roster.push(guest.into());
+    pub fn invite(&mut self, visitor: Visitor) {
+        self.roster.push(visitor.into());
     }
 
     /// A program instead of the usual victims. Where root attacks, it runs as the user who called
@@ -167,10 +194,10 @@ impl Setup {
     }
 
     /// The command that starts a victim which takes part.
-    fn command(&self, victim: &str, run: Option<&str>, receipt: Option<&Path>) -> Command {
+    fn command(&self, victim: &str, spec: &Spec, receipt: Option<&Path>) -> Command {
         let mut command = self.ground.start(&self.ground.command, false);
         command.current_dir(&self.ground.directory);
-        if let Some(level) = run {
+        if let Some(level) = spec.run {
             command.args(["run", "--level", level]);
             if let Some(receipt) = receipt {
                 command.arg("--receipt").arg(receipt);
@@ -178,13 +205,21 @@ impl Setup {
             command.arg("--").arg(&self.ground.command);
         }
         command.args(["victim", victim]);
+        if let Some(kvm) = self
+            .ground
+            .kvm
+            .as_ref()
+            .filter(|_| spec.owner == Owner::Guest)
+        {
+            command.arg("--kvm").arg(kvm.as_raw_fd().to_string());
+        }
         command
     }
 
     /// What a victim's receipt claims; none without strongroom. Those of `run` are written at exit,
     /// so it is that of a first one, started in the same way.
     pub(super) fn receipt(&self, spec: &Spec) -> Result<Option<serde_json::Value>, Broken> {
-        if spec.level.is_none() {
+        if !spec.is_kept() {
             return Ok(None);
         }
         let victim = match (spec.subject, &self.program) {
@@ -199,8 +234,8 @@ impl Setup {
             (Subject::Program, None) => return Err(Broken("there is no program".to_owned())),
         };
         let path = self.receipt_path(spec);
-        let command = self.command(victim, spec.run, Some(&path));
-        let mut captive = Captive::start(&self.ground, command)?;
+        let command = self.command(victim, spec, Some(&path));
+        let mut captive = Captive::start(&self.ground, spec.owner, command)?;
         captive.prove()?;
         if spec.run.is_none() {
             let line = captive.ask("receipt")?;
@@ -238,8 +273,8 @@ impl Setup {
                 Captive::of_program(&self.ground, program, spec.run, None).map_err(not_proven)
             }
             (Subject::Partner(victim), _) => {
-                let command = self.command(victim, spec.run, None);
-                let mut captive = Captive::start(&self.ground, command)?;
+                let command = self.command(victim, spec, None);
+                let mut captive = Captive::start(&self.ground, spec.owner, command)?;
                 captive.prove()?;
                 Ok(captive)
             }
@@ -272,6 +307,10 @@ impl Drop for Setup {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.ground.directory);
     }
+}
+
+fn kvm() -> Option<File> {
+    File::options().read(true).write(true).open("/dev/kvm").ok()
 }
 
 /// Where files go: a file system with a device below it, if there is one, that other users reach.

@@ -4,6 +4,9 @@ use super::roster::{Spec, Subject};
 use super::session::Proven;
 use super::{Attacker, Broken, Captive, Outcome, Reach, Setup};
 
+/// Why an attack of root's is not made.
+pub(super) const NEEDS_ROOT: &str = "needs root";
+
 /// One victim, and the running program that is kept from one attack to the next.
 pub(super) struct Stage<'a> {
     setup: &'a Setup,
@@ -30,7 +33,7 @@ impl<'a> Stage<'a> {
             return Ok(Outcome::Skipped("here only as a control".to_owned()));
         }
         if attacker.needs_root() && !self.setup.is_root() {
-            return Ok(Outcome::Skipped("needs root".to_owned()));
+            return Ok(Outcome::Skipped(NEEDS_ROOT.to_owned()));
         }
         if self.spec.subject == Subject::Program && attacker.reach() == Reach::Partner {
             return Ok(Outcome::Skipped(
@@ -84,7 +87,9 @@ impl<'a> Stage<'a> {
             self.kept = Some(victim);
         }
         let missing: Vec<&str> = match &outcome {
-            Outcome::Leaked(detail) if attacker.control() == self.spec.name => {
+            Outcome::Leaked(detail)
+                if attacker.control(self.spec.owner) == Some(self.spec.name) =>
+            {
                 let ways = attacker.ways().iter().copied();
                 ways.filter(|way| !detail.contains(way)).collect()
             }
@@ -142,5 +147,5 @@ fn at_each_place(attacker: &dyn Attacker, victim: &mut Captive) -> Result<Outcom
 
 /// Whether the victim, which takes part, is the control of an attack on a program, which does not.
 fn is_control(attacker: &dyn Attacker, spec: &Spec) -> bool {
-    attacker.control() == spec.name && attacker.reach() != Reach::Partner
+    attacker.control(spec.owner) == Some(spec.name) && attacker.reach() != Reach::Partner
 }

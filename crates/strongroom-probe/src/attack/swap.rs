@@ -4,7 +4,8 @@
 //! by root from outside. Where the page went is in pagemap: a slot of the swap, which is read by its
 //! place on the device. Then all of the swap is searched, for copies that are nobody's page any more.
 
-use super::{Attacker, Broken, Captive, Outcome, Reach, contains};
+use super::{Attacker, Broken, Captive, Outcome, Owner, Reach, contains};
+use crate::victim::OFFSET;
 use rustix::mm::MlockAllFlags;
 use std::fs::{self, File};
 use std::io;
@@ -52,6 +53,10 @@ impl Attacker for Swap {
         3
     }
 
+    fn control(&self, owner: Owner) -> Option<&'static str> {
+        Some(owner.control("plain"))
+    }
+
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {
         let swaps = match Swaps::on() {
             Ok(swaps) => swaps,
@@ -71,7 +76,11 @@ impl Attacker for Swap {
             Err(error) => format!("process_madvise {}", crate::thief::name(error)),
         };
         let pushed = format!("{by_itself}, {by_root}");
-        let outcome = swaps.look(victim, &pushed)?;
+        let outcome = if victim.is_monitor() {
+            swaps.look_for_guests(victim, &pushed)?
+        } else {
+            swaps.look(victim, &pushed)?
+        };
         victim.prove()?;
         Ok(outcome)
     }
@@ -139,6 +148,33 @@ impl Swaps {
         Ok(Self { all })
     }
 
+    /// The same for a guest's page. /proc does not tell where that is, so that all of the swap is searched.
+    fn look_for_guests(&self, victim: &Captive, pushed: &str) -> Result<Outcome, Broken> {
+        // What is pushed out is written some time later.
+        const LATER: Duration = Duration::from_secs(1);
+        let size = self.all.iter().map(|(_, _, len)| len).sum::<u64>();
+        let mib = size >> 20;
+        if size > SEARCHED {
+            return Ok(Outcome::Skipped(format!(
+                "{mib} MiB of swap are not searched"
+            )));
+        }
+        thread::sleep(LATER);
+        // A guest's secret has its place in a page.
+        let secret = victim.secret();
+        let holds = |piece: &[u8]| {
+            let mut pages = piece.chunks_exact(PAGE);
+            pages.any(|page| page.get(OFFSET..).is_some_and(|at| at.starts_with(secret)))
+        };
+        if let Some(path) = self.anywhere(holds)? {
+            let path = path.display();
+            return Ok(Outcome::Leaked(format!("found in {path} ({pushed})")));
+        }
+        Ok(Outcome::Held(format!(
+            "not in the {mib} MiB of swap ({pushed})"
+        )))
+    }
+
     fn look(&self, victim: &Captive, pushed: &str) -> Result<Outcome, Broken> {
         let secret = victim.secret();
         let mut last = place(victim)?;
@@ -158,7 +194,7 @@ impl Swaps {
         }
         let size = self.all.iter().map(|(_, _, len)| len).sum::<u64>();
         let searched = size <= SEARCHED;
-        if searched && let Some(path) = self.anywhere(secret)? {
+        if searched && let Some(path) = self.anywhere(|piece| contains(piece, secret))? {
             return Ok(Outcome::Leaked(format!(
                 "found in {} ({pushed})",
                 path.display()
@@ -193,14 +229,14 @@ impl Swaps {
         Ok(None)
     }
 
-    /// A swap that has the secret anywhere. A slot is a page, and so is a piece's end.
-    fn anywhere(&self, secret: &[u8]) -> Result<Option<&Path>, Broken> {
+    /// A swap that has a piece which holds the secret. A slot is a page, and so is a piece's end.
+    fn anywhere(&self, holds: impl Fn(&[u8]) -> bool) -> Result<Option<&Path>, Broken> {
         let mut piece = Aligned::new(PIECE);
         for (path, file, _) in &self.all {
             let mut at = 0;
             loop {
                 let read = read_at(file, piece.bytes(), at).map_err(unreadable(path))?;
-                if contains(piece.bytes().get(..read).unwrap_or_default(), secret) {
+                if holds(piece.bytes().get(..read).unwrap_or_default()) {
                     return Ok(Some(path));
                 }
                 if read < PIECE {

@@ -3,6 +3,7 @@
 //! Under `run` it may not open its own /proc/self/mem; write(2) sees what it sees itself.
 
 use crate::attack::{Loot, search};
+use crate::masked;
 use rustix::fs::MemfdFlags;
 use std::fs::File;
 use std::io;
@@ -11,18 +12,17 @@ use strongroom_sys::peek;
 
 const WAY: &str = "its own memory";
 
-/// Looks for what `masked` stands for, byte by byte inverted, and first for a mark of its own.
-pub(super) fn search(masked: &[u8]) -> Loot {
-    let mark = mark(masked.len());
-    let other_words: Vec<u8> = mark.iter().map(|byte| !byte).collect();
-    match holds(&other_words) {
+/// Looks for what a masked needle stands for, and first for a mark of its own.
+pub(super) fn search(needle: &[u8]) -> Loot {
+    let mark = mark(needle.len());
+    match holds(&masked::of(&mark)) {
         Ok(Some(_)) => {}
         Ok(None) => return Loot::skipped(format!("{WAY}: not even a mark of its own is found")),
         Err(error) => return Loot::skipped(format!("{WAY}: {error}")),
     }
     // The mark has been in use until here.
     std::hint::black_box(&mark);
-    match holds(masked) {
+    match holds(needle) {
         Ok(Some(at)) => Loot::leaked(format!("{WAY}: at {at:#x}")),
         Ok(None) => Loot::held(format!("{WAY}: nowhere")),
         Err(error) => Loot::skipped(format!("{WAY}: {error}")),
@@ -44,8 +44,8 @@ fn mark(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Where this process holds what `masked` stands for.
-fn holds(masked: &[u8]) -> io::Result<Option<u64>> {
+/// Where this process holds what a masked needle stands for.
+fn holds(needle: &[u8]) -> io::Result<Option<u64>> {
     let copy = File::from(rustix::fs::memfd_create("copy", MemfdFlags::CLOEXEC)?);
     // Its pages are no mapping's, so that they are not searched themselves.
     let read = |at: u64, place: &mut [u8]| {
@@ -58,24 +58,14 @@ fn holds(masked: &[u8]) -> io::Result<Option<u64>> {
     let mut found = None;
     search::pieces(
         &search::resident(own)?,
-        masked.len(),
+        needle.len(),
         read,
         |_, at, bytes| {
-            found = position(bytes, masked).map(|offset| at + offset as u64);
+            found = masked::position(bytes, needle).map(|offset| at + offset as u64);
             found.is_some()
         },
     );
     Ok(found)
-}
-
-/// Where what `masked` stands for is. It is never spelt out: a copy of the question, in the memory
-/// that is searched, would be taken for the answer.
-fn position(bytes: &[u8], masked: &[u8]) -> Option<usize> {
-    let first = !masked.first()?;
-    memchr::memchr_iter(first, bytes).find(|&at| {
-        let there = bytes.get(at..at + masked.len()).unwrap_or_default();
-        there.len() == masked.len() && there.iter().zip(masked).all(|(is, not)| *is == !*not)
-    })
 }
 
 #[cfg(test)]
@@ -83,18 +73,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_masked_needle_is_found_by_what_it_stands_for() {
-        let masked = [!b'a', !b'b'];
-        assert_eq!(position(b"aab", &masked), Some(1));
-        assert_eq!(position(b"aa", &masked), None);
-        assert_eq!(position(&masked, &masked), None);
-    }
-
-    #[test]
     fn a_process_finds_what_it_holds() {
         let held = mark(32);
-        let masked: Vec<u8> = held.iter().map(|byte| !byte).collect();
-        assert!(holds(&masked).unwrap().is_some());
+        assert!(holds(&masked::of(&held)).unwrap().is_some());
         drop(held);
         let absent = mark(32);
         assert!(holds(&absent).unwrap().is_none());

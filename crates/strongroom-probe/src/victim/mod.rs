@@ -9,10 +9,12 @@ mod bounds;
 mod buffer;
 mod cache;
 mod kin;
+mod monitor;
 mod speech;
 mod store;
 
 pub(crate) use bounds::FILL;
+pub use monitor::{Monitor, UnderSlice, live_with_guest, secret_of};
 pub use store::{Kind, Store};
 
 use buffer::Buffer;
