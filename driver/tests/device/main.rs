@@ -8,7 +8,12 @@
     reason = "a test's own helpers fail the test"
 )]
 
+mod lifetime;
+mod limits;
 mod object;
+mod owner;
+mod process;
+mod requests;
 
 use object::{Object, alone, free_bytes, state};
 use strongroom_core::driver::{HUGE_PAGE, Mode, PAGE};
