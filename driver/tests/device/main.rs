@@ -14,6 +14,7 @@ mod object;
 mod owner;
 mod process;
 mod requests;
+mod state;
 
 use object::{Object, alone, free_bytes, state};
 use strongroom_core::driver::{HUGE_PAGE, Mode, PAGE};
