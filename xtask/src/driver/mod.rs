@@ -1,11 +1,13 @@
 //! `cargo xtask driver`: builds strongroom.ko, and tests it in a virtual machine.
 
 mod module;
-mod rust;
+mod package;
+mod source;
 mod tree;
 
 use crate::vm::{self, Cache, Choice};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 pub(crate) use module::build;
 
@@ -19,6 +21,10 @@ Examples:
       For the kernel that runs here.
   cargo xtask driver test
       The driver's tests in a virtual machine.
+  cargo xtask driver package
+      strongroom-dkms, a Debian package that builds the module where it is installed.
+  cargo xtask driver test --package
+      The same tests with the module that this package gives.
 
 It needs gcc, make and Debian's rustc-web with rust-web-src; the kernel need not be built with Rust.")]
 pub(crate) struct Args {
@@ -32,6 +38,8 @@ enum Task {
     Build(Build),
     /// Load it in a virtual machine and run its tests
     Test(Test),
+    /// Pack its sources for DKMS, as a Debian package, and say where it is
+    Package,
 }
 
 #[derive(Debug, clap::Args)]
@@ -49,12 +57,24 @@ struct Test {
     /// The kernel
     #[arg(long, value_enum, default_value_t = Choice::Stock)]
     kernel: Choice,
+    /// Build the module from the Debian package, as DKMS does
+    #[arg(long)]
+    package: bool,
     /// Do not look for Debian packages
     #[arg(long)]
     no_install: bool,
     /// Seconds after which the guest is stopped and has failed
     #[arg(long, default_value_t = 900)]
     timeout: u64,
+}
+
+/// What a module is built from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Sources {
+    /// This workspace.
+    Tree,
+    /// The package that is made of it.
+    Package,
 }
 
 /// What a module is built for.
@@ -91,17 +111,44 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<(), vm::Error> {
     match &args.task {
         Task::Build(args) => {
             let cache = Cache::open(root)?;
-            let module = build(&cache, root, &args.kernel, !args.no_install)?;
+            let module = build(&cache, root, &args.kernel, Sources::Tree, !args.no_install)?;
             println!("{}", module.display());
             Ok(())
         }
         Task::Test(args) => {
+            let sources = if args.package {
+                Sources::Package
+            } else {
+                Sources::Tree
+            };
             let skipped = vm::run(
-                &vm::Args::for_driver(args.kernel, args.no_install, args.timeout),
+                &vm::Args::for_driver(args.kernel, sources, args.no_install, args.timeout),
                 root,
             )?;
             eprintln!("xtask: driver: {} skipped", skipped.len());
             Ok(())
         }
+        Task::Package => {
+            let target = std::env::var_os("CARGO_TARGET_DIR")
+                .map_or_else(|| root.join("target"), |path| root.join(path));
+            let package = package::build(root, &target.join("driver"))?;
+            println!("{}", package.display());
+            Ok(())
+        }
+    }
+}
+
+/// What a program writes, where it succeeds.
+fn output(command: &mut Command) -> Result<String, String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    match command.output() {
+        Ok(output) if output.status.success() => {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        }
+        Ok(output) => Err(format!(
+            "{name}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
+        Err(error) => Err(format!("{name} cannot be started: {error}")),
     }
 }

@@ -14,7 +14,8 @@ pub(crate) mod stock;
 mod suites;
 mod transcript;
 
-use crate::{driver, packages};
+use crate::driver::{self, Sources};
+use crate::packages;
 pub(crate) use cache::Cache;
 use cache::RunDirectory;
 use initramfs::{Initramfs, Script};
@@ -108,6 +109,9 @@ pub(crate) struct Args {
     /// Build strongroom.ko for the kernel and load it, with a pool of 256 MiB in two parts
     #[arg(long)]
     driver: bool,
+    /// The same, built from the Debian package
+    #[arg(long)]
+    driver_package: bool,
     /// Run this by the guest's shell, as root, after the tests
     #[arg(long = "run", value_name = "COMMAND")]
     commands: Vec<String>,
@@ -132,6 +136,7 @@ impl Args {
             timeout: 900,
             modules: Vec::new(),
             driver: false,
+            driver_package: false,
             commands: Vec::new(),
             no_install: true,
             tests: [
@@ -145,12 +150,18 @@ impl Args {
 
 impl Args {
     /// What `cargo xtask driver test` runs.
-    pub(crate) fn for_driver(kernel: Choice, no_install: bool, timeout: u64) -> Self {
+    pub(crate) fn for_driver(
+        kernel: Choice,
+        sources: Sources,
+        no_install: bool,
+        timeout: u64,
+    ) -> Self {
         Self {
             kernel,
             timeout,
             no_install,
             driver: true,
+            driver_package: sources == Sources::Package,
             tests: vec!["driver".to_owned()],
             ..Self::for_tests()
         }
@@ -193,7 +204,8 @@ fn say(text: &str) {
 /// # Errors
 /// Where a test failed, or the guest could not be made or came to no proper end.
 pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
-    let driver = args.driver || args.tests.iter().any(|test| test == "driver");
+    let driver =
+        args.driver || args.driver_package || args.tests.iter().any(|test| test == "driver");
     let shell = args.tests.iter().any(|test| test == "sh");
     let mut jobs = if shell {
         Vec::new()
@@ -216,7 +228,12 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
     let kernel = Kernel::get(&cache, args.kernel, !args.no_install).map_err(Error::Unavailable)?;
     let driver = if driver {
         let target = driver::Target::Known(args.kernel);
-        let built = driver::build(&cache, root, &target, !args.no_install);
+        let sources = if args.driver_package {
+            Sources::Package
+        } else {
+            Sources::Tree
+        };
+        let built = driver::build(&cache, root, &target, sources, !args.no_install);
         Some(built.map_err(Error::Unavailable)?)
     } else {
         None
