@@ -265,7 +265,8 @@ static int sr_file_mmap(struct file *file, struct vm_area_struct *vma)
 	struct sr_mapping *mapping;
 	int error, further;
 
-	if (!(vma->vm_flags & VM_SHARED))
+	/* VM_SHARED is not set where the descriptor was opened to be read. */
+	if (!(vma->vm_flags & VM_MAYSHARE))
 		return -EINVAL;
 	if (vma->vm_flags & VM_EXEC)
 		return -EPERM;

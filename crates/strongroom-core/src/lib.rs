@@ -10,6 +10,7 @@
 //! * [`Receipt`]: asked, held, missing and why.
 //! * [`driver`]: what the kernel driver is told and what it answers.
 //! * [`pool::RunPool`]: which pages of an address range are free, in O(log n).
+//! * [`pool::ChunkPool`]: the same for 2 MiB chunks that are cut into pages and joined again.
 //! * [`page::PageStates`]: which pages of a guest are private, shared, or on the way.
 
 #![no_std]

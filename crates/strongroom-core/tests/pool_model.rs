@@ -6,6 +6,7 @@ use strongroom_core::pool::RunPool;
 #[derive(Clone, Debug)]
 enum Step {
     Take(usize),
+    TakeHighest(usize),
     TakeAligned(usize, usize, usize),
     TakeAt(usize, usize),
     Give(usize, usize),
@@ -55,6 +56,17 @@ impl Model {
         None
     }
 
+    fn take_highest(&mut self, n: usize) -> Option<usize> {
+        if n == 0 || n > self.0.len() {
+            return None;
+        }
+        let start = (0..=self.0.len() - n)
+            .rev()
+            .find(|&start| self.all(start, n, true))?;
+        self.0[start..start + n].fill(false);
+        Some(start)
+    }
+
     fn largest(&self) -> usize {
         self.0
             .split(|&free| !free)
@@ -86,6 +98,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         4 => length().prop_map(Step::Take),
+        3 => length().prop_map(Step::TakeHighest),
         4 => (length(), align, phase).prop_map(|(n, align, phase)| Step::TakeAligned(n, align, phase)),
         3 => (page(), length()).prop_map(|(start, n)| Step::TakeAt(start, n)),
         2 => (page(), length()).prop_map(|(start, n)| Step::Give(start, n)),
@@ -112,6 +125,11 @@ impl Scaled<'_> {
 
     fn take(&mut self, n: usize) -> Option<usize> {
         let start = self.pool.take(self.up(n))?;
+        Some(self.down(start))
+    }
+
+    fn take_highest(&mut self, n: usize) -> Option<usize> {
+        let start = self.pool.take_highest(self.up(n))?;
         Some(self.down(start))
     }
 
@@ -161,6 +179,7 @@ fn run(unit: usize, pages: usize, all_free: bool, steps: &[Step]) -> Result<(), 
     for step in steps {
         match *step {
             Step::Take(n) => prop_assert_eq!(pool.take(n), model.take_aligned(n, 1, 0)),
+            Step::TakeHighest(n) => prop_assert_eq!(pool.take_highest(n), model.take_highest(n)),
             // An alignment that does not fit a `usize` any more asks for nothing.
             Step::TakeAligned(_, align, _) if align.checked_mul(unit).is_none() => {}
             Step::TakeAligned(n, align, phase) => {

@@ -28,6 +28,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
         });
     }
     Ok(Group {
+        plot: None,
         title: "Capacity",
         method: METHOD,
         rows,

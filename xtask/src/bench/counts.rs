@@ -16,6 +16,7 @@ const NAMES: [&str; 3] = ["system calls", "page faults", "context switches"];
 pub(super) fn measure(bench: &Bench) -> Result<Group> {
     let workshop = &bench.workshop;
     let mut group = Group {
+        plot: None,
         title: "Counts",
         method: METHOD,
         rows: Vec::new(),

@@ -36,6 +36,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
     };
     let list: Vec<_> = ours.iter().map(f64::to_string).collect();
     Ok(Group {
+        plot: None,
         title: "Direct map",
         method: METHOD,
         rows: vec![

@@ -47,6 +47,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
         });
     }
     Ok(Group {
+        plot: None,
         title: "Fork and lock",
         method: METHOD,
         rows,

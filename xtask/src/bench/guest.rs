@@ -169,6 +169,7 @@ impl Part {
             }
         }
         Ok(Group {
+            plot: None,
             title: self.title,
             method: self.method,
             rows,

@@ -57,6 +57,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
         )?);
     }
     Ok(Group {
+        plot: None,
         title: "Handshakes",
         method: METHOD,
         rows,

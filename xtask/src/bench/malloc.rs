@@ -74,6 +74,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
         }
     }
     Ok(Group {
+        plot: None,
         title: "Allocation",
         method: METHOD,
         rows,

@@ -6,6 +6,7 @@
 //! * [`workshop`]: builds both sides and starts them.
 //! * [`samples`]: rounds, medians and how far to trust them.
 //! * [`served`]: what a request to a server takes, plain and protected.
+//! * [`plot`]: a picture.
 //! * [`report`]: rows, targets, and the table as text, Markdown and JSON.
 //! * The others: one group of figures each.
 
@@ -17,6 +18,8 @@ mod guest;
 mod handshakes;
 mod machine;
 mod malloc;
+mod plot;
+mod pool;
 mod process;
 mod report;
 mod samples;
@@ -78,11 +81,13 @@ enum Name {
     Scan,
     /// Guest memory: accesses, guards, conversions, contexts
     Guest,
+    /// The pool: its calls, and a simulated day
+    Pool,
 }
 
 impl Name {
     /// Direct map first: what splits it does so once until the next boot.
-    const ALL: [Name; 10] = [
+    const ALL: [Name; 11] = [
         Name::DirectMap,
         Name::Malloc,
         Name::Capacity,
@@ -93,6 +98,7 @@ impl Name {
         Name::Counts,
         Name::Scan,
         Name::Guest,
+        Name::Pool,
     ];
 
     fn measure(self, bench: &Bench) -> Result<Vec<Group>> {
@@ -106,6 +112,7 @@ impl Name {
             Name::Fork => fork::measure(bench),
             Name::Counts => counts::measure(bench),
             Name::Scan => scan::measure(bench),
+            Name::Pool => pool::measure(bench),
             Name::Guest => return guest::measure(bench),
         };
         Ok(vec![group?])
@@ -153,6 +160,9 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<bool> {
             report.put_into(&std::fs::read_to_string(&path)?)?
         };
         std::fs::write(&path, text)?;
+        for plot in report.groups.iter().filter_map(|group| group.plot.as_ref()) {
+            std::fs::write(path.with_file_name(plot.file), plot.svg())?;
+        }
         eprintln!("written: {}", path.display());
     }
     Ok(report.all_met())

@@ -2,6 +2,7 @@
 
 use super::Result;
 use super::machine::Machine;
+use super::plot::Plot;
 use super::samples::Samples;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -15,6 +16,8 @@ pub(super) struct Report {
 
 /// Figures of one kind.
 pub(super) struct Group {
+    /// Shown below its table, and a file of its own.
+    pub(super) plot: Option<Plot>,
     pub(super) title: &'static str,
     /// What is done and how it is measured, in Markdown.
     pub(super) method: &'static str,
@@ -196,6 +199,9 @@ impl Group {
         let _ = writeln!(text, "|{}", "---|".repeat(HEAD.len()));
         for row in &self.rows {
             let _ = writeln!(text, "| {} |", row.cells().join(" | "));
+        }
+        if let Some(plot) = &self.plot {
+            let _ = write!(text, "\n{}\n", plot.markdown());
         }
         for note in &self.notes {
             let _ = write!(text, "\n{note}\n");
@@ -401,6 +407,7 @@ mod tests {
     #[test]
     fn a_section_is_replaced_and_the_others_stay() {
         let group = |title, ours| Group {
+            plot: None,
             title,
             method: "Work.",
             rows: vec![row(&[1.0], &[ours], Target::None)],

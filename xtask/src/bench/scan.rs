@@ -105,6 +105,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
     }
     std::fs::remove_file(&file)?;
     Ok(Group {
+        plot: None,
         title: "Scan",
         method: METHOD,
         rows,

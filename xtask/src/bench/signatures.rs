@@ -29,6 +29,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
     gpg(bench, &mut rows)?;
     ssh(bench, &mut rows)?;
     Ok(Group {
+        plot: None,
         title: "Signatures",
         method: METHOD,
         rows,

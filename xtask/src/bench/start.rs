@@ -28,6 +28,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Group> {
     let protected: Side<'_> = Box::new(|| start(&|| bench.workshop.protected("true")));
     let [theirs, ours] = interleave("start", bench.rounds.max(21), [plain, protected])?;
     Ok(Group {
+        plot: None,
         title: "Start",
         method: METHOD,
         rows: vec![Row {

@@ -44,7 +44,7 @@ enum Task {
 
 #[derive(Debug, clap::Args)]
 struct Build {
-    /// `stock`, `built` (as for `cargo xtask vm`), or the directory of a configured kernel
+    /// `stock`, `built`, `debug` (as for `cargo xtask vm`), or the directory of a configured kernel
     #[arg(long, default_value = "stock", value_name = "KERNEL")]
     kernel: Target,
     /// Do not look for Debian packages
@@ -93,12 +93,14 @@ impl std::str::FromStr for Target {
         match text {
             "stock" => Ok(Self::Known(Choice::Stock)),
             "built" => Ok(Self::Known(Choice::Built)),
+            "debug" => Ok(Self::Known(Choice::Debug)),
             _ if Path::new(text).join("include/config/auto.conf").exists() => {
                 Ok(Self::Tree(PathBuf::from(text)))
             }
-            _ => {
-                Err("neither `stock`, `built` nor the directory of a configured kernel".to_owned())
-            }
+            _ => Err(
+                "neither `stock`, `built`, `debug` nor the directory of a configured kernel"
+                    .to_owned(),
+            ),
         }
     }
 }

@@ -18,7 +18,8 @@ impl Tree {
         let directory = match target {
             Target::Tree(directory) => directory.clone(),
             Target::Known(Choice::Stock) => headers(cache)?,
-            Target::Known(Choice::Built) => built::tree_of_kernel(cache, install)?,
+            Target::Known(Choice::Built) => built::directory(cache, &built::BUILT, install)?,
+            Target::Known(Choice::Debug) => built::directory(cache, &built::DEBUGGING, install)?,
         };
         Ok(Self { directory })
     }

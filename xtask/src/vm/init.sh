@@ -93,6 +93,12 @@ else
     done
     record end "$(uptime)" >/dev/ttyS1
 fi
+# Where kmemleak is on, memory that nothing points at is told on the console. Twice, as what it saw
+# once may still change, and not before the youngest is 5 seconds old.
+if echo scan 2>/dev/null >/sys/kernel/debug/kmemleak; then
+    sleep 6
+    echo scan >/sys/kernel/debug/kmemleak
+fi
 # What was written waits in the serial port's buffer.
 stty -F /dev/ttyS1 drain 2>/dev/null || sleep 0.2
 poweroff -f

@@ -11,6 +11,9 @@ pub(crate) enum Choice {
     Stock,
     /// 6.12 from Debian's source with xtask/kernel/fragment.config; built once, some 5 minutes
     Built,
+    /// The same source with xtask/kernel/debug.config too: KASAN, lockdep and others. Slow; its first
+    /// report ends the guest and fails the run
+    Debug,
 }
 
 /// A kernel to boot.
@@ -21,6 +24,10 @@ pub(super) struct Kernel {
     pub(super) image: PathBuf,
     /// lib/modules/RELEASE, where it has modules.
     pub(super) modules: Option<PathBuf>,
+    /// For its command line.
+    pub(super) append: &'static str,
+    /// A run fails of what the kernel reports, too: see [`super::reports`].
+    pub(super) reports: bool,
 }
 
 impl Kernel {
@@ -28,7 +35,8 @@ impl Kernel {
     pub(super) fn get(cache: &Cache, choice: Choice, install: bool) -> Result<Self, String> {
         match choice {
             Choice::Stock => stock::get(cache),
-            Choice::Built => built::get(cache, install),
+            Choice::Built => built::get(cache, &built::BUILT, install),
+            Choice::Debug => built::get(cache, &built::DEBUGGING, install),
         }
     }
 }

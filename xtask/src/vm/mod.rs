@@ -10,6 +10,7 @@ mod libraries;
 mod modules;
 mod programs;
 mod qemu;
+mod reports;
 pub(crate) mod stock;
 mod suites;
 mod transcript;
@@ -21,7 +22,7 @@ use cache::RunDirectory;
 use initramfs::{Initramfs, Script};
 pub(crate) use kernel::Choice;
 use kernel::Kernel;
-use modules::Modules;
+use modules::{Module, Modules};
 use qemu::{End, Machine};
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -58,7 +59,7 @@ Tests:
   probe         the tests of strongroom-probe
   guest         guest memory: the tests of strongroom-guest and minivmm, in guests of this guest, on every
                 backing that the kernel has; with --kernel built, `attributes` too
-  driver        the kernel driver's own tests
+  driver        the kernel driver: its own tests, and attacks, the library's tests and programs on its memory
   CRATE/TARGET  one test target of a crate, or its unit tests: strongroom/heap, strongroom-core/lib.
                 What a test needs beside strongroom (a compiler, python) is not in the guest
   CRATE/bench:TARGET[:ARGUMENT:…]
@@ -72,6 +73,8 @@ Examples:
       The same without page-table isolation (the last word on the kernel's command line counts).
   cargo xtask vm --kernel built probe
       The tests of the attackers on a kernel of our own configuration.
+  cargo xtask vm --kernel debug strongroom/heap
+      On a kernel with KASAN, lockdep and others: what they report fails the run.
   cargo xtask vm --run 'cat /proc/meminfo' --run 'strongroom doctor'
       Any command.
 
@@ -103,8 +106,9 @@ pub(crate) struct Args {
     /// Seconds after which the guest is stopped and has failed
     #[arg(long, default_value_t = 600)]
     timeout: u64,
-    /// Load this kernel module, too, with those that it needs
-    #[arg(long = "module", value_name = "NAME")]
+    /// Load this kernel module, too: one of the kernel's by its name, with those that it needs, or a
+    /// file NAME.ko
+    #[arg(long = "module", value_name = "NAME|FILE")]
     modules: Vec<String>,
     /// Build strongroom.ko for the kernel and load it, with a pool of 256 MiB in two parts
     #[arg(long)]
@@ -250,10 +254,11 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
         initramfs.shell();
     }
     initramfs.write(&image)?;
-    let append = [APPEND.to_owned()]
+    let append = [APPEND, kernel.append]
         .into_iter()
-        .chain(driver.is_some().then(|| CARVE_OUTS.to_owned()))
-        .chain(args.append.iter().cloned())
+        .chain(driver.is_some().then_some(CARVE_OUTS))
+        .chain(args.append.iter().map(String::as_str))
+        .filter(|words| !words.is_empty())
         .collect::<Vec<_>>()
         .join(" ");
     let machine = Machine {
@@ -276,12 +281,22 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
     let start = Instant::now();
     let end = machine.run(&run, &console, &token, Duration::from_secs(args.timeout))?;
     let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+    let report = if kernel.reports {
+        reports::first(&qemu::text(&console)?)
+    } else {
+        None
+    };
     let result = judge(&end, &names, args.timeout);
     let (End::Ended(told) | End::TimedOut(told)) = end;
     summarize(&told, &names, start.elapsed());
-    match result {
-        Ok(()) => Ok(told.skips.into_iter().map(|(_, skip)| skip).collect()),
-        Err(why) => Err(with_console(&cache, &run, &why, !told.ended).into()),
+    match (result, report) {
+        (result, Some(report)) => {
+            let also = result.err().unwrap_or_default();
+            let why = format!("the kernel reported a mistake:\n{report}\n{also}");
+            Err(with_console(&cache, &run, &why, false).into())
+        }
+        (Ok(()), None) => Ok(told.skips.into_iter().map(|(_, skip)| skip).collect()),
+        (Err(why), None) => Err(with_console(&cache, &run, &why, !told.ended).into()),
     }
 }
 
@@ -313,7 +328,8 @@ fn assemble(
         &userland.busybox.join("bin/busybox"),
         &format!("token={token}\nmemlock={}\n", args.memlock),
     );
-    for program in PROGRAMS {
+    let of_jobs = jobs.iter().flat_map(|job| job.needs.host).copied();
+    for program in PROGRAMS.into_iter().chain(of_jobs) {
         if !initramfs.own(program)? {
             return Err(format!("{program} is not here, which the guest needs"));
         }
@@ -324,7 +340,9 @@ fn assemble(
     let strongroom = programs::program(root, "strongroom-cli", "strongroom")?;
     initramfs.program("/usr/local/bin/strongroom", &strongroom)?;
     let modules = Modules::of(kernel.modules.as_deref())?;
-    for name in &args.modules {
+    let (files, named): (Vec<_>, Vec<_>) =
+        args.modules.iter().partition(|name| name.ends_with(".ko"));
+    for name in &named {
         if kernel.modules.is_some() && !modules.know(name) {
             return Err(format!("{} has no module {name}", kernel.name));
         }
@@ -333,9 +351,13 @@ fn assemble(
         .into_iter()
         .chain(jobs.iter().flat_map(|job| job.needs.modules).copied())
         .map(str::to_owned)
-        .chain(args.modules.iter().cloned())
+        .chain(named.into_iter().cloned())
         .collect();
-    initramfs.modules(modules.closure(&wanted)?);
+    let mut loaded = modules.closure(&wanted)?;
+    for file in files {
+        loaded.push(Module::of(Path::new(file))?);
+    }
+    initramfs.modules(loaded);
     let mut places = vec![strongroom];
     let needed: BTreeSet<_> = jobs.iter().flat_map(|job| job.needs.programs).collect();
     for name in needed {

@@ -21,6 +21,15 @@ pub(super) struct Module {
     pub(super) image: Vec<u8>,
 }
 
+impl Module {
+    /// One that is not the kernel's own, from its file.
+    pub(super) fn of(file: &Path) -> Result<Self, String> {
+        let name = name_of(file).ok_or_else(|| format!("{} is no module", file.display()))?;
+        let image = contents(file)?;
+        Ok(Self { name, image })
+    }
+}
+
 impl Modules {
     /// Those below lib/modules/RELEASE; `None` for a kernel without.
     pub(super) fn of(directory: Option<&Path>) -> Result<Self, String> {

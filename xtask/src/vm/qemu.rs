@@ -4,7 +4,7 @@ use super::cache::{RunDirectory, because};
 use super::kernel::Kernel;
 use super::transcript::{Told, Transcript};
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -174,10 +174,15 @@ fn listen(from: Option<impl Read>, mut transcript: Transcript) -> Told {
     transcript.told
 }
 
+/// A console, as far as it is text.
+pub(super) fn text(console: &Path) -> Result<String, String> {
+    let bytes = std::fs::read(console).map_err(because(console))?;
+    Ok(String::from_utf8_lossy(&bytes).replace('\r', ""))
+}
+
 /// The last lines of a console.
-pub(super) fn tail(console: &PathBuf, lines: usize) -> String {
-    let bytes = std::fs::read(console).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes).replace('\r', "");
+pub(super) fn tail(console: &Path, lines: usize) -> String {
+    let text = text(console).unwrap_or_default();
     let all: Vec<&str> = text.lines().collect();
     all.get(all.len().saturating_sub(lines)..)
         .unwrap_or_default()

@@ -43,6 +43,8 @@ pub(super) fn get(cache: &Cache) -> Result<Kernel, String> {
         name: format!("Debian's {release}"),
         image,
         modules: [modules, usr].into_iter().find(|path| path.exists()),
+        append: "",
+        reports: false,
     })
 }
 

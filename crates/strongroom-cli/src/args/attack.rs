@@ -97,6 +97,12 @@ pub(crate) enum VictimArg {
     OpenFd,
     /// The library's regions
     Region,
+    /// The same in the kernel driver's memory
+    Driver,
+    /// The same, uncached
+    DriverUncached,
+    /// The same in pages of 2 MiB
+    DriverHuge,
     /// A guest in ordinary guest memory
     GuestPlain,
     /// A guest in poisoned pages
@@ -105,4 +111,6 @@ pub(crate) enum VictimArg {
     GuestPair,
     /// A guest in memory whose pages KVM knows as private
     GuestAttributes,
+    /// A guest in the kernel driver's memory
+    GuestDriver,
 }

@@ -9,6 +9,9 @@
 //! over fresh zero pages costs nothing until pages are [given](RunPool::give) to it,
 //! and a part of the range that was never given costs no metadata memory.
 //!
+//! [`ChunkPool`] is two of them: chunks of 2 MiB, which are cut for what is smaller and joined again.
+//! It is what a pool is to be that serves pages and large pages from one memory.
+//!
 //! Metadata is a seventh of a byte a page: 0.0035 % of the memory described at 4 KiB a
 //! page (2.3 MiB for 64 GiB). Small pools round up to a few cache lines, which is
 //! below 0.2 % from 9 pages on. There is no largest pool.
@@ -16,8 +19,11 @@
 #![forbid(unsafe_code)]
 
 mod bits;
+mod chunks;
 mod layout;
 mod summary;
+
+pub use self::chunks::{CHUNK_PAGES, ChunkPool};
 
 use self::bits::{FREE, TAKEN};
 use self::layout::{FAN_OUT, Layout, pages_at};
@@ -128,6 +134,15 @@ impl<'a> RunPool<'a> {
     /// `None` when no run is that long or `n` is 0. O(log pages + n / 64).
     pub fn take(&mut self, n: usize) -> Option<usize> {
         let start = self.lowest(n)?;
+        self.claim(start, n).then_some(start)
+    }
+
+    /// Takes the last `n` pages of the highest free run that has so many; their first page.
+    ///
+    /// For what is to stay apart from what [`take`](Self::take) gives. `None` as there.
+    /// O(log pages + n / 64).
+    pub fn take_highest(&mut self, n: usize) -> Option<usize> {
+        let start = self.highest(n)?;
         self.claim(start, n).then_some(start)
     }
 
@@ -321,7 +336,11 @@ impl<'a> RunPool<'a> {
 
     /// The summaries of a node's children; `level` is the node's and at least 2.
     #[inline]
-    fn children(&self, level: usize, node: usize) -> impl Iterator<Item = Summary> + '_ {
+    fn children(
+        &self,
+        level: usize,
+        node: usize,
+    ) -> impl DoubleEndedIterator<Item = Summary> + ExactSizeIterator + '_ {
         self.metadata
             .get(self.layout.children(level, node))
             .unwrap_or_default()
@@ -377,6 +396,55 @@ impl<'a> RunPool<'a> {
                 run + bits::PAGES
             } else {
                 bits::suffix(word)
+            };
+        }
+        None
+    }
+
+    /// As [`lowest`](Self::lowest), from the other end: the first of the `n` highest pages that lie
+    /// in one free run.
+    fn highest(&self, n: usize) -> Option<usize> {
+        if n == 0 || n > self.largest_free_run() {
+            return None;
+        }
+        let mut node = 0;
+        'down: for level in (2..=self.layout.root).rev() {
+            let pages = pages_at(level - 1);
+            // The free run that begins where the child ends.
+            let mut run: usize = 0;
+            let first = node * FAN_OUT;
+            let children = (first..first + FAN_OUT).zip(self.children(level, node));
+            for (child, summary) in children.rev() {
+                let end = (child + 1).wrapping_mul(pages).wrapping_add(run);
+                run = run.saturating_add(summary.suffix);
+                if run >= n {
+                    return Some(end.wrapping_sub(n));
+                }
+                if summary.longest >= n {
+                    node = child;
+                    continue 'down;
+                }
+                if summary.suffix != pages {
+                    run = summary.prefix;
+                }
+            }
+            return None;
+        }
+        let mut run = 0;
+        let first = node * FAN_OUT;
+        for (leaf, &word) in (first..first + FAN_OUT).zip(self.leaves(node)).rev() {
+            let page = leaf * bits::PAGES;
+            if run + bits::suffix(word) >= n {
+                return Some((page + bits::PAGES + run).wrapping_sub(n));
+            }
+            let starts = bits::run_starts(word, n);
+            if starts != 0 {
+                return Some(page + starts.ilog2() as usize);
+            }
+            run = if word == FREE {
+                run + bits::PAGES
+            } else {
+                bits::prefix(word)
             };
         }
         None

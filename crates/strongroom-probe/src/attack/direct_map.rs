@@ -68,6 +68,23 @@ pub fn read_kcore(pid: i32, address: u64, len: usize) -> Result<Answer, Refusal>
     Kcore::new()?.read(pid, address, len)
 }
 
+/// Whether /proc/kcore shows one of these bytes in one of the frames.
+///
+/// # Errors
+/// Where there is no /proc/kcore, or the read itself failed.
+pub(super) fn kcore_has(frames: &[u64], needle: &[u8]) -> Result<bool, Refusal> {
+    let kcore = Kcore::new()?;
+    for &frame in frames {
+        if kcore
+            .frame(frame)?
+            .is_some_and(|page| super::contains(&page, needle))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Physical memory, by frame.
 trait Frames {
     /// The contents of a frame; `None` where the kernel cannot read it.
@@ -137,19 +154,24 @@ impl Reader {
         }
     }
 
+    /// Whether the kernel has a frame mapped; what it reads stays there.
+    ///
+    /// # Errors
+    /// Where the read itself failed.
+    pub fn has(&self, frame: u64) -> Result<bool, Refusal> {
+        Ok(reaches(&self.kernel, linear(self.base, frame))?
+            || match self.image.address(frame)? {
+                Some(address) => reaches(&self.kernel, address)?,
+                None => false,
+            })
+    }
+
     /// Whether the kernel can read the page of process `pid` at `address`; what it reads stays there.
     ///
     /// # Errors
     /// As of [`Self::read`].
     pub fn sees(&self, pid: i32, address: u64) -> Result<bool, Refusal> {
-        Pages::of(pid)?.steady(address, |frame| {
-            let place = linear(self.base, frame);
-            Ok(reaches(&self.kernel, place)?
-                || match self.image.address(frame)? {
-                    Some(address) => reaches(&self.kernel, address)?,
-                    None => false,
-                })
-        })
+        Pages::of(pid)?.steady(address, |frame| self.has(frame))
     }
 
     /// [`Self::fades`] for the page of process `pid` at `address`.
