@@ -9,7 +9,7 @@ use std::ffi::OsString;
 #[command(after_long_help = "\
 Examples:
   sudo strongroom attack
-      Every attack on every victim, as a table.
+      Every attack on every victim, as a table. Where the kernel driver is loaded, on its memory too.
   strongroom attack --only peek,fd
       Two families of attacks, as far as an ordinary user can make them.
   sudo strongroom attack --only vmm
