@@ -164,6 +164,34 @@ END {
 rm /tmp/attack-$$
 exit $status";
 
+/// What doctor says of the driver: with a program that holds memory, and after the module was taken away.
+const DOCTOR_ON_DRIVER: &str = "\
+finding() {
+    strongroom doctor --json > /tmp/doctor-$$
+    awk -v name=$1 '$1 == \"\\\"check\\\":\" { on = $2 == \"\\\"\" name \"\\\",\" } on' /tmp/doctor-$$
+    rm /tmp/doctor-$$
+}
+has() { finding $1 | grep -q \"$2\" || { echo \"no $2 in:\"; finding $1; exit 1; }; }
+mkfifo /tmp/hold-$$
+strongroom run --level hidden -- bash -c 'exec 3<>\"$0\"; read -t 60 -u 3; exit 0' /tmp/hold-$$ &
+while [ \"$(cat /sys/class/misc/strongroom/held)\" = 0 ]; do sleep 0.1; done
+strongroom doctor || exit
+has driver-module '\"status\": \"ok\"' && has driver-access '\"status\": \"ok\"' && has driver-pool '\"total\": 268435456'
+has driver-holders \"\\\"pid\\\": $!\"
+echo > /tmp/hold-$$
+wait
+rmmod strongroom || exit
+strongroom doctor
+has driver-module '\"loaded\": false' && has driver-module 'memmap=192M.1G' && has driver 'no-driver'
+insmod /lib/strongroom/strongroom.ko pool=1G:192M,1536M:64M mode=0666";
+
+/// Who may not open the device learns why, and which group could.
+const DOCTOR_KEPT_OUT: &str = "\
+strongroom doctor
+strongroom doctor --json > /tmp/doctor-$$
+grep -c '\"reason\": \"driver-not-permitted\"' /tmp/doctor-$$
+grep 'usermod -aG nogroup' /tmp/doctor-$$";
+
 /// The same, as far as an ordinary user can.
 const USER_ATTACK_ON_DRIVER: &str = "strongroom attack --only peek,fd,pin,core,fork,free,idle";
 
@@ -267,9 +295,21 @@ const SUITES: [Suite; 8] = [
                 USER_ATTACK_ON_DRIVER,
             ),
             (
-                "run on the driver, as root",
+                "doctor on the driver",
                 User::Root,
                 SCOPE_0,
+                DOCTOR_ON_DRIVER,
+            ),
+            (
+                "doctor, kept out",
+                User::Ordinary,
+                "chmod 660 /dev/strongroom && chgrp nogroup /dev/strongroom",
+                DOCTOR_KEPT_OUT,
+            ),
+            (
+                "run on the driver, as root",
+                User::Root,
+                "chmod 666 /dev/strongroom",
                 RUN_ON_DRIVER,
             ),
             (
