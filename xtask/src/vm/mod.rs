@@ -166,6 +166,8 @@ impl Args {
             no_install,
             driver: true,
             driver_package: sources == Sources::Package,
+            // The driver keeps /dev/mem out of its memory even so.
+            append: vec!["iomem=relaxed".to_owned()],
             tests: vec!["driver".to_owned()],
             ..Self::for_tests()
         }
