@@ -321,6 +321,11 @@ const SUITES: [Suite; 8] = [
         ],
         tests: &[
             ("strongroom-driver", "device", SCOPE_0),
+            ("strongroom-driver", "kernel_logic", SCOPE_0),
+            ("strongroom-driver", "outside", SCOPE_0),
+            ("strongroom-driver", "module", SCOPE_0),
+            ("strongroom-driver", "lent", SCOPE_0),
+            ("strongroom-driver", "fuzz", SCOPE_0),
             ("strongroom", "fork", SCOPE_0),
             ("strongroom", "keepers", SCOPE_0),
             ("strongroom", "heap", SCOPE_0),
@@ -377,8 +382,11 @@ const GUESTS: Needs = Needs {
 const fn variables(kernel: Choice) -> &'static str {
     match kernel {
         Choice::Stock => "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='poison'",
-        Choice::Built | Choice::Debug => {
+        Choice::Built => {
             "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison'"
+        }
+        Choice::Debug => {
+            "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison' STRONGROOM_LENDS=1"
         }
     }
 }
