@@ -61,6 +61,7 @@ Tests:
   probe         the tests of strongroom-probe
   guest         guest memory: the tests of strongroom-guest and minivmm, in guests of this guest, on every
                 backing that the kernel has; with --kernel built, `attributes` too
+  driver-doctor `strongroom doctor` with the kernel driver
   driver        the kernel driver: its own tests, and attacks, the library's tests and programs on its memory
   CRATE/TARGET  one test target of a crate, or its unit tests: strongroom/heap, strongroom-core/lib.
                 What a test needs beside strongroom (a compiler, python) is not in the guest
@@ -192,7 +193,7 @@ impl Args {
             no_install,
             driver: true,
             driver_package: sources == Sources::Package,
-            tests: vec!["driver".to_owned()],
+            tests: ["driver-doctor", "driver"].map(str::to_owned).to_vec(),
             ..Self::for_tests()
         }
     }
@@ -273,8 +274,9 @@ pub(crate) fn run_counted(
     root: &Path,
     count: &mut Count,
 ) -> Result<Vec<String>, Error> {
-    let driver =
-        args.driver || args.driver_package || args.tests.iter().any(|test| test == "driver");
+    let driver = args.driver
+        || args.driver_package
+        || args.tests.iter().any(|test| test.starts_with("driver"));
     let shell = args.tests.iter().any(|test| test == "sh");
     let mut jobs = if shell {
         Vec::new()

@@ -213,7 +213,7 @@ kill $SSH_AGENT_PID
 said=$(strongroom run --level hidden -- bash -c 'x=one; y=$(x=two; echo $x | cat); ( x=three; kill -9 $BASHPID ); echo $x $y') || exit
 [ \"$said\" = 'one two' ]";
 
-const SUITES: [Suite; 8] = [
+const SUITES: [Suite; 9] = [
     Suite {
         name: "attack",
         jobs: &[
@@ -280,6 +280,26 @@ const SUITES: [Suite; 8] = [
         needs: NOTHING,
     },
     Suite {
+        name: "driver-doctor",
+        jobs: &[
+            (
+                "doctor, kept out",
+                User::Ordinary,
+                "chmod 660 /dev/strongroom && chgrp nogroup /dev/strongroom",
+                DOCTOR_KEPT_OUT,
+            ),
+            // It has the device be made anew.
+            (
+                "doctor on the driver",
+                User::Root,
+                SCOPE_0,
+                DOCTOR_ON_DRIVER,
+            ),
+        ],
+        tests: &[],
+        needs: NOTHING,
+    },
+    Suite {
         name: "driver",
         jobs: &[
             (
@@ -295,21 +315,9 @@ const SUITES: [Suite; 8] = [
                 USER_ATTACK_ON_DRIVER,
             ),
             (
-                "doctor on the driver",
-                User::Root,
-                SCOPE_0,
-                DOCTOR_ON_DRIVER,
-            ),
-            (
-                "doctor, kept out",
-                User::Ordinary,
-                "chmod 660 /dev/strongroom && chgrp nogroup /dev/strongroom",
-                DOCTOR_KEPT_OUT,
-            ),
-            (
                 "run on the driver, as root",
                 User::Root,
-                "chmod 666 /dev/strongroom",
+                SCOPE_0,
                 RUN_ON_DRIVER,
             ),
             (
