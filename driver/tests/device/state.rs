@@ -13,12 +13,15 @@ use strongroom_core::driver::{
 
 const STATE: &str = "/sys/class/misc/strongroom";
 /// Those that are one number, for everyone.
-const NUMBERS: [&str; 17] = [
+const NUMBERS: [&str; 20] = [
     "faults",
     "free",
     "held",
     "huge_entries",
+    "joined",
     "largest_free",
+    "lent",
+    "lent_limit",
     "metadata",
     "modes",
     "objects",

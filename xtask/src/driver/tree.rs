@@ -18,8 +18,8 @@ impl Tree {
         let directory = match target {
             Target::Tree(directory) => directory.clone(),
             Target::Known(Choice::Stock) => headers(cache)?,
-            Target::Known(Choice::Built) => built::directory(cache, &built::BUILT, install)?,
-            Target::Known(Choice::Debug) => built::directory(cache, &built::DEBUGGING, install)?,
+            Target::Known(Choice::Built) => built::tree(cache, &built::BUILT, install)?,
+            Target::Known(Choice::Debug) => built::tree(cache, &built::DEBUGGING, install)?,
         };
         Ok(Self { directory })
     }

@@ -82,8 +82,8 @@ pub(super) fn get(
     Ok(made(cache, configuration, install, false)?.0)
 }
 
-/// The directory that a kernel was built in, for modules.
-pub(crate) fn directory(
+/// Where the kernel was built, configured as it: what a module is built against.
+pub(crate) fn tree(
     cache: &Cache,
     configuration: &'static Configuration,
     install: bool,

@@ -213,7 +213,7 @@ kill $SSH_AGENT_PID
 said=$(strongroom run --level hidden -- bash -c 'x=one; y=$(x=two; echo $x | cat); ( x=three; kill -9 $BASHPID ); echo $x $y') || exit
 [ \"$said\" = 'one two' ]";
 
-const SUITES: [Suite; 8] = [
+const SUITES: [Suite; 9] = [
     Suite {
         name: "attack",
         jobs: &[
@@ -280,6 +280,26 @@ const SUITES: [Suite; 8] = [
         needs: NOTHING,
     },
     Suite {
+        name: "driver-doctor",
+        jobs: &[
+            (
+                "doctor, kept out",
+                User::Ordinary,
+                "chmod 660 /dev/strongroom && chgrp nogroup /dev/strongroom",
+                DOCTOR_KEPT_OUT,
+            ),
+            // It has the device be made anew.
+            (
+                "doctor on the driver",
+                User::Root,
+                SCOPE_0,
+                DOCTOR_ON_DRIVER,
+            ),
+        ],
+        tests: &[],
+        needs: NOTHING,
+    },
+    Suite {
         name: "driver",
         jobs: &[
             (
@@ -295,21 +315,9 @@ const SUITES: [Suite; 8] = [
                 USER_ATTACK_ON_DRIVER,
             ),
             (
-                "doctor on the driver",
-                User::Root,
-                SCOPE_0,
-                DOCTOR_ON_DRIVER,
-            ),
-            (
-                "doctor, kept out",
-                User::Ordinary,
-                "chmod 660 /dev/strongroom && chgrp nogroup /dev/strongroom",
-                DOCTOR_KEPT_OUT,
-            ),
-            (
                 "run on the driver, as root",
                 User::Root,
-                "chmod 666 /dev/strongroom",
+                SCOPE_0,
                 RUN_ON_DRIVER,
             ),
             (
@@ -321,6 +329,11 @@ const SUITES: [Suite; 8] = [
         ],
         tests: &[
             ("strongroom-driver", "device", SCOPE_0),
+            ("strongroom-driver", "kernel_logic", SCOPE_0),
+            ("strongroom-driver", "outside", SCOPE_0),
+            ("strongroom-driver", "module", SCOPE_0),
+            ("strongroom-driver", "lent", SCOPE_0),
+            ("strongroom-driver", "fuzz", SCOPE_0),
             ("strongroom", "fork", SCOPE_0),
             ("strongroom", "keepers", SCOPE_0),
             ("strongroom", "heap", SCOPE_0),
@@ -377,8 +390,11 @@ const GUESTS: Needs = Needs {
 const fn variables(kernel: Choice) -> &'static str {
     match kernel {
         Choice::Stock => "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='poison'",
-        Choice::Built | Choice::Debug => {
+        Choice::Built => {
             "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison'"
+        }
+        Choice::Debug => {
+            "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison' STRONGROOM_LENDS=1"
         }
     }
 }
