@@ -139,7 +139,7 @@ rm /tmp/best.json
 echo \"of these, the best is $best\"
 [ \"$best\" = '\"backing\":\"'${STRONGROOM_BACKINGS%% *}'\"' ]";
 
-const SUITES: [Suite; 8] = [
+const SUITES: [Suite; 9] = [
     Suite {
         name: "attack",
         jobs: &[
@@ -201,6 +201,26 @@ const SUITES: [Suite; 8] = [
         jobs: &[
             ("the limit, as root", User::Root, SCOPE_0, LIMIT),
             ("the limit, as a user", User::Ordinary, SCOPE_0, LIMIT),
+        ],
+        tests: &[],
+        needs: NOTHING,
+    },
+    Suite {
+        name: "driver-doctor",
+        jobs: &[
+            (
+                "doctor, kept out",
+                User::Ordinary,
+                "chmod 660 /dev/strongroom && chgrp nogroup /dev/strongroom",
+                on_driver::DOCTOR_KEPT_OUT,
+            ),
+            // It has the device be made anew.
+            (
+                "doctor on the driver",
+                User::Root,
+                SCOPE_0,
+                on_driver::DOCTOR,
+            ),
         ],
         tests: &[],
         needs: NOTHING,
@@ -296,11 +316,9 @@ const GUESTS: Needs = Needs {
 const fn variables(kernel: Choice) -> &'static str {
     match kernel {
         Choice::Stock => "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='poison'",
-        Choice::Built => {
+        Choice::Built | Choice::Debug => {
             "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison' STRONGROOM_LENDS=1"
         }
-        // Without KVM, guests are skipped.
-        Choice::Debug => "export STRONGROOM_LENDS=1",
     }
 }
 
