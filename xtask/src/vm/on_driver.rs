@@ -50,7 +50,7 @@ cat receipt
 grep -q '\"keeper\":\"driver\",\"kept\":{\"driver\":' receipt || exit
 ssh-keygen -y -f key > public && cut -d' ' -f1,2 key.pub | diff - public || exit
 strongroom run --level hidden --no-new-privs -- ssh-agent -s -a socket > agent && . ./agent || exit
-ssh-add -q key && ssh-add -T key.pub && [ \"$(id -u)\" != 0 -o \"$(maps $SSH_AGENT_PID)\" != 0 ]
+ssh-add -q key && ssh-add -T key.pub && { [ \"$(id -u)\" != 0 ] || [ \"$(maps $SSH_AGENT_PID)\" != 0 ]; }
 status=$?
 kill $SSH_AGENT_PID
 [ $status = 0 ] || exit

@@ -242,7 +242,7 @@ const SUITES: [Suite; 8] = [
         ],
         needs: Needs {
             modules: &["kvm_amd"],
-            host: &["ssh-keygen", "ssh-agent", "ssh-add"],
+            host: &["cat", "ssh-keygen", "ssh-agent", "ssh-add"],
             ..NOTHING
         },
     },
