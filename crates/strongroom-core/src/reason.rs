@@ -126,7 +126,7 @@ impl Reason {
             }
             Reason::NoDriver => "load the kernel driver: `modprobe strongroom`",
             Reason::DriverNotPermitted => {
-                "add the user to the group of /dev/strongroom, or load the module with its parameters gid and mode"
+                "add the user to the group of /dev/strongroom: `strongroom doctor` names it"
             }
             Reason::DriverDiffers => "load the module that belongs to this version of strongroom",
             Reason::DriverExposed => {

@@ -1,8 +1,18 @@
 //! Each thread's record of what it holds, and the fence that makes plain stores into it enough: membarrier(2).
 //!
 //! A thread claims a record when it first guards a page, and one more when all slots of those it has are taken.
-//! They are given back when the thread ends, and later threads use them again. Where the kernel has no
-//! membarrier, or a filter refuses it, each guard makes a full fence of its own.
+//! They are given back when the thread ends, and later threads use them again.
+//!
+//! What membarrier(2) promises of MEMBARRIER_CMD_PRIVATE_EXPEDITED: on return, all running threads of the process "have passed
+//! through a state where all memory accesses to user-space addresses match program order between entry to and
+//! return from the system call (non-running threads are de facto in such a state)". That is the heavy half of
+//! the [fence](Fence). The kernel makes a full barrier at entry and at exit and interrupts the processors that run
+//! a thread of the process for one; those that do not have made one when they switched (kernel/sched/membarrier.c, with
+//! its scenarios). The process must be registered first: EPERM otherwise. The light half is then an order for the compiler alone.
+//!
+//! Where the kernel has no membarrier, or a filter refuses to register, each guard makes a full fence of its own. A filter
+//! that comes later and refuses it leaves guards as they are, and conversions and pins are refused
+//! ([`Why::Unordered`](crate::Why)) while another thread has a record.
 //!
 //! After fork(2) the child's only thread has its record, and those of the other threads stay as they were: what
 //! they held stays held for good in the child, whose conversions refuse it. The memory itself is not the

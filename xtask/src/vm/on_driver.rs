@@ -56,3 +56,37 @@ kill $SSH_AGENT_PID
 [ $status = 0 ] || exit
 said=$(strongroom run --level hidden -- bash -c 'x=one; y=$(x=two; echo $x | cat); ( x=three; kill -9 $BASHPID ); echo $x $y') || exit
 [ \"$said\" = 'one two' ]";
+
+/// What doctor says of the driver: with a program that holds memory, and after the module was taken away.
+pub(super) const DOCTOR: &str = "\
+look() { strongroom doctor --json > /tmp/doctor-$$; }
+has() {
+    awk -v name=$1 '$1 == \"\\\"check\\\":\" { on = $2 == \"\\\"\" name \"\\\",\" } on' /tmp/doctor-$$ > /tmp/part-$$
+    grep -q \"$2\" /tmp/part-$$ || { echo \"no $2 in $1:\"; cat /tmp/part-$$; exit 1; }
+}
+mkfifo /tmp/hold-$$
+strongroom run --level hidden -- bash -c 'exec 3<>\"$0\"; read -u 3; exit 0' /tmp/hold-$$ &
+while [ \"$(cat /sys/class/misc/strongroom/held)\" = 0 ]; do sleep 0.1; done
+strongroom doctor || exit
+look
+has driver-module '\"status\": \"ok\"'
+has driver-access '\"status\": \"ok\"'
+has driver-pool '\"total\": 268435456'
+has driver-holders \"\\\"pid\\\": $!,\"
+echo > /tmp/hold-$$
+wait
+rmmod strongroom || exit
+strongroom doctor
+look
+has driver-module '\"loaded\": false'
+has driver-module 'memmap=192M.1G'
+has driver 'no-driver'
+rm /tmp/hold-$$ /tmp/doctor-$$ /tmp/part-$$
+insmod /lib/strongroom/strongroom.ko pool=1G:192M,1536M:64M mode=0666";
+
+/// Who may not open the device learns why, and which group could.
+pub(super) const DOCTOR_KEPT_OUT: &str = "\
+strongroom doctor
+strongroom doctor --json > /tmp/doctor-$$
+grep -c '\"reason\": \"driver-not-permitted\"' /tmp/doctor-$$
+grep 'usermod -aG nogroup' /tmp/doctor-$$ && rm /tmp/doctor-$$";

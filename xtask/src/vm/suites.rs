@@ -139,7 +139,7 @@ rm /tmp/best.json
 echo \"of these, the best is $best\"
 [ \"$best\" = '\"backing\":\"'${STRONGROOM_BACKINGS%% *}'\"' ]";
 
-const SUITES: [Suite; 8] = [
+const SUITES: [Suite; 9] = [
     Suite {
         name: "attack",
         jobs: &[
@@ -206,6 +206,26 @@ const SUITES: [Suite; 8] = [
         needs: NOTHING,
     },
     Suite {
+        name: "driver-doctor",
+        jobs: &[
+            (
+                "doctor, kept out",
+                User::Ordinary,
+                "chmod 660 /dev/strongroom && chgrp nogroup /dev/strongroom",
+                on_driver::DOCTOR_KEPT_OUT,
+            ),
+            // It has the device be made anew.
+            (
+                "doctor on the driver",
+                User::Root,
+                SCOPE_0,
+                on_driver::DOCTOR,
+            ),
+        ],
+        tests: &[],
+        needs: NOTHING,
+    },
+    Suite {
         name: "driver",
         jobs: &[
             (
@@ -235,6 +255,11 @@ const SUITES: [Suite; 8] = [
         ],
         tests: &[
             ("strongroom-driver", "device", SCOPE_0),
+            ("strongroom-driver", "kernel_logic", SCOPE_0),
+            ("strongroom-driver", "outside", SCOPE_0),
+            ("strongroom-driver", "module", SCOPE_0),
+            ("strongroom-driver", "lent", SCOPE_0),
+            ("strongroom-driver", "fuzz", SCOPE_0),
             ("strongroom", "fork", SCOPE_0),
             ("strongroom", "keepers", SCOPE_0),
             ("strongroom", "heap", SCOPE_0),
@@ -291,11 +316,9 @@ const GUESTS: Needs = Needs {
 const fn variables(kernel: Choice) -> &'static str {
     match kernel {
         Choice::Stock => "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='poison'",
-        Choice::Built => {
-            "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison'"
+        Choice::Built | Choice::Debug => {
+            "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison' STRONGROOM_LENDS=1"
         }
-        // It has no KVM.
-        Choice::Debug => "",
     }
 }
 

@@ -33,14 +33,31 @@
 //! and is seen by the drain, or fails. Draining ends in private only from a word with count 0 that no
 //! guard can enter any more.
 //!
-//! *Nor one in a slot.* Who takes one stores the range into the slot, executes the light half of the
-//! fence, and then reads the words: if one takes no guard, the slot is cleared and the pages are not touched. Who
-//! converts or pins marks the words, executes the heavy half, and then reads the slots. So at least one sees the
-//! other: the guard is refused, or its slot is found with what it holds. The heavy half is left out where no
-//! other thread is on the [`Roll`]. A thread enters itself there by a read-modify-write operation and a full fence
-//! before it takes its first guard, and who converts reads the roll after its marks and a full fence: it sees the
-//! entry, or the thread sees the marks. A guard that is being refused may be found, too: that is taken for a
-//! guard, for that moment.
+//! *Nor one in a slot.* Who takes one (H) and who converts or pins (C) each write, pass a fence, and read:
+//!
+//! | H | C | the pair |
+//! |---|---|---|
+//! | stores the range into a slot | marks the words | |
+//! | [`Fence::light`] | [`Fence::heavy`] | of the first guard of a page that C misses, or of C's mark that it misses |
+//! | reads the words | reads the slots | |
+//!
+//! The heavy half has H's processor pass a full barrier at some moment between C's marks and C's look. If H's store
+//! comes before that moment, C's look comes after it and finds the slot. If it comes later, so does H's look, which
+//! finds the mark: the guard is refused, the slot cleared and the pages not touched. The light half keeps the
+//! compiler from turning H's store and look around; that is all it does. A guard that is being refused may be
+//! found, too: that is taken for a guard, for that moment.
+//!
+//! The heavy half is left out where no other thread is on the [`Roll`]. That is decided by a second pair, of
+//! ordinary full fences:
+//!
+//! | H | C | the pair |
+//! |---|---|---|
+//! | [`Record::claim`] adds itself to the roll | marks the words | |
+//! | [`Fence::full`] | [`Fence::full`] | C sees H on the roll, or all guards of H see the marks |
+//! | takes its first guard | reads the roll | |
+//!
+//! A thread that leaves the roll drops its guards before, but for those that it leaks and those that are taken when it ends:
+//! what is in their slots was stored before it left, which C's look at the roll acquires.
 //!
 //! *A slot is read while it is written.* Where the parts that are read are of two guards, the older of them has
 //! been dropped, as its slot was written again, and the store that was seen is a release that came after.
