@@ -15,6 +15,8 @@ use strongroom_sys::{Errno, PAGE, driver};
 
 /// The driver tells root its ranges there.
 const RANGES: &str = "/sys/class/misc/strongroom/ranges";
+/// And how much it has of the kernel's own memory, which is in none of them.
+const LENT: &str = "/sys/class/misc/strongroom/lent";
 /// A pool is looked at up to this size, in bytes.
 const SEARCHED: u64 = 1 << 30;
 
@@ -38,8 +40,15 @@ fn covers(line: &str, address: usize) -> bool {
 /// The frames of the whole pool, a range each.
 ///
 /// # Errors
-/// Where the driver does not tell, or the pool is too large to be looked at.
+/// Where the driver does not tell, or the pool is too large to be looked at, or not all in ranges.
 pub(super) fn frames() -> Result<Vec<Range<u64>>, Refusal> {
+    let lent = std::fs::read_to_string(LENT).map_err(Refusal::because(LENT))?;
+    if lent.trim() != "0" {
+        let lent = lent.trim();
+        return Err(Refusal::new(format!(
+            "{lent} bytes are lent by the kernel, of which no range tells"
+        )));
+    }
     let text = std::fs::read_to_string(RANGES).map_err(Refusal::because(RANGES))?;
     let ranges: Option<Vec<_>> = text.lines().map(range).collect();
     let ranges = ranges.filter(|ranges| !ranges.is_empty());
