@@ -29,7 +29,7 @@ attack() {
 }
 failed=0
 # A few at a time, so that what came of them is seen as it comes.
-for some in peek,fd directmap,residue swap pin,core fork,free overflow,cache; do
+for some in pin,core fork,free overflow,cache peek,fd directmap,residue swap; do
     attack 5 --level hidden --only $some
 done
 if [ -e /dev/kvm ]; then attack 1 --only vmm; else echo 'attack: guests: no KVM' >> $STRONGROOM_SKIP_LOG; fi
