@@ -212,7 +212,7 @@ impl Args {
         Self {
             memlock: "unlimited".to_owned(),
             tests: vec![format!("strongroom-driver/bench:figures:--rounds:{rounds}")],
-            ..Self::for_driver(Choice::Stock, true, 900, Fuzz::default())
+            ..Self::for_driver(Choice::Stock, Sources::Tree, true, 900, Fuzz::default())
         }
     }
 }
