@@ -8,6 +8,7 @@ mod initramfs;
 mod kernel;
 mod libraries;
 mod modules;
+mod on_driver;
 mod outside;
 mod programs;
 mod qemu;

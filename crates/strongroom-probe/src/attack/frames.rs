@@ -3,6 +3,7 @@
 use super::direct_map::{self, Reader};
 use super::sweep::{Swept, sweep};
 use super::{Attacker, Broken, Captive, Loot, Outcome, Owner, Reach, contains, pool, residue};
+use std::ops::Range;
 use strongroom_core::Protection;
 
 /// A kernel-mode read of the page at its direct-map address.
@@ -107,30 +108,28 @@ fn of_pool(victim: &mut Captive) -> Result<Outcome, Broken> {
         Err(refusal) => return Ok(Outcome::Skipped(refusal.to_string())),
     };
     let secret = victim.secret().to_vec();
-    let all = frames.len();
+    let all: u64 = frames.iter().map(|range| range.end - range.start).sum();
     let judge = |way: &str, leaks: Result<bool, direct_map::Refusal>, none: &str| match leaks {
         Ok(true) => Loot::leaked(way),
         Ok(false) => Loot::held(format!("{way}: {none} at each of the pool's {all} frames")),
         Err(refusal) => Loot::skipped(format!("{way}: {refusal}")),
     };
-    let mapped = Reader::new().and_then(|reader| is_mapped(&reader, &frames));
+    let any = |look: &dyn Fn(Range<u64>) -> Result<bool, direct_map::Refusal>| {
+        for range in &frames {
+            if look(range.clone())? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    let mapped = Reader::new().and_then(|reader| any(&|range| reader.has_any(range)));
     let mut loot = vec![judge("eBPF", mapped, "EFAULT")];
     if std::path::Path::new("/proc/kcore").exists() {
-        let shown = direct_map::kcore_has(&frames, &secret);
+        let shown = any(&|range| direct_map::kcore_has(range, &secret));
         loot.push(judge("/proc/kcore", shown, "nothing"));
     }
     victim.prove()?;
     Ok(Loot::sum(&loot))
-}
-
-/// Whether the kernel has one of the frames mapped, whatever is in it.
-fn is_mapped(reader: &Reader, frames: &[u64]) -> Result<bool, direct_map::Refusal> {
-    for &frame in frames {
-        if reader.has(frame)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// Whether the page is in a frame that was freed out of the kernel's image: a known hole, which
@@ -240,7 +239,7 @@ impl Attacker for Residue {
         let secrets = victim.secrets();
         let in_pool = match pooled.is_empty() {
             true => None,
-            false => match left_in_pool(&reader, &secrets) {
+            false => match left_in_pool(&secrets) {
                 Ok(outcome) => Some(outcome),
                 Err(refusal) => return skipped(refusal),
             },
@@ -267,18 +266,16 @@ impl Attacker for Residue {
     }
 }
 
-/// Whether the kernel driver's pool, as far as it is free, still holds one of these.
-fn left_in_pool(reader: &Reader, secrets: &[&[u8]]) -> Result<Outcome, direct_map::Refusal> {
-    if is_mapped(reader, &pool::frames()?)? {
-        return Ok(Outcome::Leaked("the kernel maps the pool".to_owned()));
-    }
+/// Whether the kernel driver's pool, as far as it is free, still holds one of these. That the kernel cannot read it is
+/// for [`DirectMap`] to show.
+fn left_in_pool(secrets: &[&[u8]]) -> Result<Outcome, direct_map::Refusal> {
     let taken = pool::Taken::all()?;
     let mib = taken.len() >> 20;
     Ok(if taken.has(secrets) {
         Outcome::Leaked("in the pool, for whoever takes the memory next".to_owned())
     } else {
         Outcome::Held(format!(
-            "nowhere in the {mib} MiB of the pool that were free, taken and read; the kernel has it not mapped"
+            "nowhere in the {mib} MiB of the pool that were free, taken and read"
         ))
     })
 }

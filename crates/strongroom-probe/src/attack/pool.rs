@@ -35,20 +35,18 @@ fn covers(line: &str, address: usize) -> bool {
     })
 }
 
-/// The frames of the whole pool.
+/// The frames of the whole pool, a range each.
 ///
 /// # Errors
 /// Where the driver does not tell, or the pool is too large to be looked at.
-pub(super) fn frames() -> Result<Vec<u64>, Refusal> {
+pub(super) fn frames() -> Result<Vec<Range<u64>>, Refusal> {
     let text = std::fs::read_to_string(RANGES).map_err(Refusal::because(RANGES))?;
     let ranges: Option<Vec<_>> = text.lines().map(range).collect();
     let ranges = ranges.filter(|ranges| !ranges.is_empty());
     let ranges = ranges.ok_or_else(|| Refusal::new(format!("{RANGES} is not understood")))?;
     not_too_large(ranges.iter().map(|range| range.end - range.start).sum())?;
-    let frames = ranges
-        .into_iter()
-        .flat_map(|range| range.start / PAGE as u64..range.end / PAGE as u64);
-    Ok(frames.collect())
+    let frames = |range: Range<u64>| range.start / PAGE as u64..range.end / PAGE as u64;
+    Ok(ranges.into_iter().map(frames).collect())
 }
 
 /// `start-end`, in hex, the end not a part of it.
@@ -114,9 +112,15 @@ impl Taken {
         self.pieces.iter().any(|&(start, len)| {
             // SAFETY: mapped by `all`, readable, and unmapped in `drop` only.
             let bytes = unsafe { std::slice::from_raw_parts(start, len) };
-            needles.iter().any(|needle| contains(bytes, needle))
+            // All of it is zero where nothing was left, and that is soon seen.
+            !is_zero(bytes) && needles.iter().any(|needle| contains(bytes, needle))
         })
     }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    let rest = bytes.get(1..).unwrap_or_default();
+    bytes.first().is_none_or(|&first| first == 0) && bytes.get(..rest.len()) == Some(rest)
 }
 
 impl Drop for Taken {
@@ -131,6 +135,18 @@ impl Drop for Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zeros_are_told_from_others_at_either_end() {
+        let mut bytes = [0; 100];
+        assert!(is_zero(&bytes) && is_zero(&[]) && is_zero(&[0]) && !is_zero(&[1]));
+        for at in [0, 1, 98, 99] {
+            bytes[at] = 1;
+            assert!(!is_zero(&bytes), "{at}");
+            bytes[at] = 0;
+        }
+        assert!(!is_zero(&[7; 9]));
+    }
 
     #[test]
     fn a_line_of_ranges() {
