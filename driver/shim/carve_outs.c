@@ -29,8 +29,7 @@ struct carve_out {
 static struct carve_out carve_outs[RANGES];
 static unsigned int count;
 
-/* The first address from `start` on that a kernel mapping at `offset` from it has, or `end`. */
-static u64 first_mapped(u64 start, u64 end, unsigned long offset)
+u64 sr_first_mapped(u64 start, u64 end, unsigned long offset)
 {
 	u64 at = start;
 
@@ -93,7 +92,7 @@ static int check(const struct carve_out *c)
 		if (!(at & (BLOCK - 1)))
 			cond_resched();
 	}
-	at = first_mapped(c->start, end, PAGE_OFFSET);
+	at = sr_first_mapped(c->start, end, PAGE_OFFSET);
 	if (at < end) {
 		pr_err("%#llx is in the direct map\n", at);
 		return -EBUSY;
@@ -101,7 +100,29 @@ static int check(const struct carve_out *c)
 	return 0;
 }
 
-static int claim(struct carve_out *c, int node)
+/* The room's ranges are of one node each: a carve-out may lie on several. */
+static int add(const struct carve_out *c)
+{
+	u64 at = c->start, end = c->start + c->size;
+	int error = 0;
+
+	sr_room_lock();
+	while (!error && at < end) {
+		int node = phys_to_target_node(at);
+		u64 from = at;
+
+		do
+			at += BLOCK;
+		while (at < end && phys_to_target_node(at) == node);
+		error = strongroom_add(from >> PAGE_SHIFT, (at - from) >> PAGE_SHIFT, node);
+	}
+	sr_room_unlock();
+	if (error == -EINVAL)
+		pr_err("the pool is in more than %u ranges\n", RANGES);
+	return error;
+}
+
+static int claim(struct carve_out *c)
 {
 	int error = check(c);
 
@@ -124,16 +145,13 @@ static int claim(struct carve_out *c, int node)
 	}
 	strip((unsigned long)c->place, c->size);
 	on_each_cpu(forget_translations, NULL, 1);
-	if (first_mapped(c->start, c->start + c->size, (unsigned long)c->place - c->start) < c->start + c->size) {
+	if (sr_first_mapped(c->start, c->start + c->size, (unsigned long)c->place - c->start) < c->start + c->size) {
 		pr_err("%#llx-%#llx keeps a kernel mapping\n", c->start, c->start + c->size);
 		return -EIO;
 	}
 	c->ours = true;
 	sr_wipe(c->start >> PAGE_SHIFT, c->size >> PAGE_SHIFT);
-	sr_room_lock();
-	error = strongroom_add(c->start >> PAGE_SHIFT, c->size >> PAGE_SHIFT, node);
-	sr_room_unlock();
-	return error;
+	return add(c);
 }
 
 /* start:size, with K, M, G; whole blocks of 2 MiB inside of it. */
@@ -167,10 +185,6 @@ int sr_carve_outs_claim(const char *ranges)
 {
 	const char *at = ranges;
 
-	if (!ranges || !*ranges) {
-		pr_err("no pool: pool=START:SIZE[,START:SIZE]\n");
-		return -EINVAL;
-	}
 	while (*at && *at != '\n') {
 		struct carve_out *c = &carve_outs[count];
 		int error;
@@ -185,7 +199,7 @@ int sr_carve_outs_claim(const char *ranges)
 			return error;
 		}
 		count++;
-		error = claim(c, phys_to_target_node(c->start));
+		error = claim(c);
 		if (error)
 			return error;
 	}

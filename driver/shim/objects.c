@@ -209,6 +209,7 @@ static int fill(struct sr_object *object, u64 pages)
 	struct sr_room_state state;
 	bool unlimited = false;
 	struct sr_run run;
+	size_t lacking;
 	u64 page;
 	int error;
 
@@ -219,6 +220,10 @@ static int fill(struct sr_object *object, u64 pages)
 	}
 	object->uid = from_kuid(&init_user_ns, user);
 	object->pid = task_tgid_nr(current);
+	sr_room_lock();
+	lacking = sr_revoked || sr_paused ? 0 : strongroom_lacking(object->rust);
+	sr_room_unlock();
+	sr_blocks_take(lacking, numa_mem_id());
 again:
 	sr_room_lock();
 	error = -ENXIO;
@@ -236,6 +241,7 @@ again:
 	}
 	if (error) {
 		atomic64_sub(pages, &object->mm->pinned_vm);
+		sr_blocks_return();
 		if (error == -EDQUOT)
 			atomic64_inc(&sr_counters.refused_limit);
 		else if (error == -ENOMEM)

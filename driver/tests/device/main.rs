@@ -8,10 +8,13 @@
     reason = "a test's own helpers fail the test"
 )]
 
+mod dump;
 mod lifetime;
 mod limits;
+mod memory_error;
 mod object;
 mod owner;
+mod page_tables;
 mod process;
 mod requests;
 

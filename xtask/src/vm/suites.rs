@@ -209,6 +209,7 @@ const SUITES: [Suite; 8] = [
             ("strongroom-driver", "kernel_logic", SCOPE_0),
             ("strongroom-driver", "outside", SCOPE_0),
             ("strongroom-driver", "module", SCOPE_0),
+            ("strongroom-driver", "lent", SCOPE_0),
             ("strongroom-driver", "fuzz", SCOPE_0),
         ],
         needs: NOTHING,
@@ -257,11 +258,11 @@ const GUESTS: Needs = Needs {
 const fn variables(kernel: Choice) -> &'static str {
     match kernel {
         Choice::Stock => "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='poison'",
-        // Without KVM, guests are skipped.
-        Choice::Debug => "",
         Choice::Built => {
-            "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison'"
-        } // It has no KVM.
+            "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison' STRONGROOM_LENDS=1"
+        }
+        // Without KVM, guests are skipped.
+        Choice::Debug => "export STRONGROOM_LENDS=1",
     }
 }
 
