@@ -221,7 +221,7 @@ fn one_turn(pattern: &Pattern, turn: u64) {
 
 #[test]
 fn killed_in_the_middle_of_everything_it_leaves_nothing() {
-    const ROUNDS: u32 = 12;
+    const ROUNDS: u32 = 8;
     let Some(_alone) = alone() else { return };
     let Some(mut outside) = Outside::connect() else {
         return;
