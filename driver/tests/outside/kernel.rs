@@ -1,5 +1,5 @@
-//! The kernel's own ways to memory: its direct map by eBPF, /proc/kcore, its page tables. What they give of
-//! ordinary memory, they do not of the pool's, whether it is held or not.
+//! The kernel's own ways to memory: its direct map by eBPF, /proc/kcore. What they give of ordinary memory,
+//! they do not of the pool's, whether it is held or not.
 
 use crate::memory::{Pattern, pool};
 use crate::object::{Map, Object, alone, map, skip};
@@ -98,65 +98,4 @@ fn kcore_has_ordinary_pages_and_none_of_the_pool() {
         Err(_) | Ok(Answer::Fault) => {}
         Ok(Answer::Bytes(bytes)) => assert!(bytes.iter().all(|&byte| byte == 0)),
     }
-}
-
-/// A mapped range of the kernel's, out of /sys/kernel/debug/page_tables/kernel (CONFIG_PTDUMP_DEBUGFS).
-fn mapped(dump: &str) -> Vec<std::ops::Range<u64>> {
-    let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap();
-    dump.lines()
-        .filter_map(|line| {
-            let (range, rest) = line.split_once(char::is_whitespace)?;
-            let (start, end) = range.split_once('-')?;
-            // A present entry says what may be done there.
-            let present = rest.contains(" ro ")
-                || rest.contains(" RW ")
-                || rest.contains(" NX ")
-                || rest.contains(" x ");
-            start
-                .starts_with("0x")
-                .then(|| number(start)..number(end))
-                .filter(|_| present)
-        })
-        .collect()
-}
-
-#[test]
-fn the_kernels_page_tables_map_ordinary_memory_and_none_of_the_pool() {
-    let Some(_alone) = alone() else { return };
-    let path = "/sys/kernel/debug/page_tables/kernel";
-    if !std::fs::exists(path).unwrap() {
-        // Debian's kernel has none, by its configuration: never a failure.
-        println!("skipped: this kernel has no {path}");
-        return;
-    }
-    let pattern = Pattern::new();
-    let check = |when: &str| {
-        let dump = std::fs::read_to_string(path).unwrap();
-        let (_, low) = dump.split_once("---[ Low Kernel Mapping ]---").unwrap();
-        let low = low.split("---[").next().unwrap();
-        let mapped = mapped(low);
-        // Where the direct map begins: a multiple of 1 GiB, of which the first page or the second is mapped.
-        let base = mapped[0].start >> 30 << 30;
-        let is_mapped = |place: u64| {
-            let at = base + place;
-            mapped.iter().any(|range| range.contains(&at))
-        };
-        for range in pool() {
-            for place in (range.start..range.end).step_by(PAGE as usize) {
-                assert!(!is_mapped(place), "{when}: {place:#x} is mapped");
-            }
-        }
-        // The control: the kernel's own memory before and after it.
-        let first = pool()[0].start;
-        assert!(is_mapped(first - PAGE), "{when}");
-        assert!(is_mapped(first - (64 << 20)), "{when}");
-        assert!(is_mapped(pool().last().unwrap().end), "{when}");
-    };
-    check("before");
-    let small = secret(&pattern, Mode::EXCLUSIVE, 77 * PAGE);
-    let large = secret(&pattern, Mode::EXCLUSIVE | Mode::HUGE, 8 * HUGE_PAGE);
-    let uncached = secret(&pattern, Mode::EXCLUSIVE | Mode::UNCACHED, 77 * PAGE);
-    check("during");
-    drop((small, large, uncached));
-    check("after");
 }
