@@ -7,6 +7,7 @@
 
 use memchr::memmem;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::pipe::fcntl_setpipe_size;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -18,6 +19,9 @@ use std::time::{Duration, Instant};
 pub(super) const PORT: &str = "/dev/ttyS2";
 /// How much of a saved range is searched at once.
 const CHUNK: usize = 8 << 20;
+
+/// The size of the pipe that they come by.
+const PIPE: usize = 1 << 20;
 
 /// Sockets and files of one run. The sockets' paths must be short (108 bytes), so they are not in the cache.
 #[derive(Debug)]
@@ -156,7 +160,12 @@ fn look(monitor: &mut Monitor, saved: &Path, question: &str) -> Result<usize, St
     mknodat(CWD, saved, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
         .map_err(because("a named pipe"))?;
     let from = saved.to_owned();
-    let counter = thread::spawn(move || File::open(from).and_then(|pipe| count(pipe, &pattern)));
+    let counter = thread::spawn(move || {
+        let pipe = File::open(from)?;
+        // Fewer turns; a smaller one will do.
+        let _ = fcntl_setpipe_size(&pipe, PIPE);
+        count(pipe, &pattern)
+    });
     let done = monitor.run(&serde_json::json!({
         "execute": "pmemsave",
         "arguments": { "val": start, "size": size, "filename": saved },
