@@ -7,19 +7,21 @@
 #include "strongroom.h"
 
 #include <linux/gfp.h>
+#include <linux/list.h>
 #include <linux/slab.h>
 #include <linux/string.h>
-#include <linux/list.h>
 
 #define ORDER (PMD_SHIFT - PAGE_SHIFT)
 #define BLOCK_PAGES (1U << ORDER)
 
 #if SR_LENDING
 
-#include <linux/pagemap.h>
+#include <linux/io.h>
 #include <linux/set_memory.h>
 #include <asm/pgtable.h>
-#include <asm/tlbflush.h>
+
+/* asm/tlbflush.h hides it from modules. */
+void flush_tlb_kernel_range(unsigned long start, unsigned long end);
 
 /* All that are lent, by the lru of their first pages, which is ours as the pages are. */
 static LIST_HEAD(lent);
