@@ -19,6 +19,12 @@
 struct carve_out {
 	u64 start;
 	u64 size;
+	/*
+	 * What /dev/mem refuses even where iomem=relaxed lifts its other checks (resource_is_exclusive): exclusive
+	 * system RAM. Not busy, so that nothing that looks for system RAM to use it finds any (as virtio_mem's).
+	 */
+	struct resource *cover;
+	/* In it: no other driver's. */
 	struct resource *claim;
 	/* An address range without entries: with it the kernel remembers that the memory is write-back. */
 	void __iomem *place;
@@ -124,12 +130,20 @@ static int add(const struct carve_out *c)
 
 static int claim(struct carve_out *c)
 {
-	int error = check(c);
+	const struct carve_out *other;
+	int error;
 
+	for (other = carve_outs; other < c; other++)
+		if (c->start < other->start + other->size && other->start < c->start + c->size) {
+			pr_err("%#llx-%#llx overlaps another range of pool\n", c->start, c->start + c->size);
+			return -EINVAL;
+		}
+	error = check(c);
 	if (error)
 		return error;
-	/* Exclusive: with CONFIG_STRICT_DEVMEM alone /dev/mem refuses it. */
-	c->claim = __request_region(&iomem_resource, c->start, c->size, "strongroom", IORESOURCE_EXCLUSIVE);
+	c->cover = __request_region(&iomem_resource, c->start, c->size, "strongroom", IORESOURCE_EXCLUSIVE);
+	if (c->cover)
+		c->claim = __request_region(c->cover, c->start, c->size, "strongroom", IORESOURCE_EXCLUSIVE);
 	if (!c->claim) {
 		pr_err("%#llx-%#llx is claimed by another driver\n", c->start, c->start + c->size);
 		return -EBUSY;
@@ -149,6 +163,9 @@ static int claim(struct carve_out *c)
 		pr_err("%#llx-%#llx keeps a kernel mapping\n", c->start, c->start + c->size);
 		return -EIO;
 	}
+	/* After ioremap_cache, which maps no system RAM. */
+	c->cover->flags |= IORESOURCE_SYSTEM_RAM;
+	c->cover->flags &= ~IORESOURCE_BUSY;
 	c->ours = true;
 	sr_wipe(c->start >> PAGE_SHIFT, c->size >> PAGE_SHIFT);
 	return add(c);
@@ -224,7 +241,13 @@ void sr_carve_outs_release(void)
 		if (c->place)
 			iounmap(c->place);
 		if (c->claim)
+			__release_region(c->cover, c->start, c->size);
+		if (c->cover) {
+			/* As it was given: the search for it passes over what is not busy. */
+			c->cover->flags &= ~IORESOURCE_SYSRAM;
+			c->cover->flags |= IORESOURCE_BUSY;
 			__release_region(&iomem_resource, c->start, c->size);
+		}
 		memset(c, 0, sizeof(*c));
 	}
 }

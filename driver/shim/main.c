@@ -173,4 +173,6 @@ static void __exit end(void)
 module_init(enter);
 module_exit(end);
 MODULE_DESCRIPTION("Secret memory that the kernel has no mapping of");
+/* That of the workspace: tests/version.rs. */
+MODULE_VERSION("0.1.0");
 MODULE_LICENSE("GPL");

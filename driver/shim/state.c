@@ -123,11 +123,18 @@ static ssize_t holders_show(struct device *device, struct device_attribute *attr
 {
 	const struct sr_object *object;
 	ssize_t length = 0;
+	char line[80];
 
 	sr_room_lock();
-	list_for_each_entry(object, &sr_holders, holder)
-		length += sysfs_emit_at(page, length, "%d %u %llu %llu\n", object->pid, object->uid,
-					strongroom_held(object->runs) << PAGE_SHIFT, object->mode);
+	list_for_each_entry(object, &sr_holders, holder) {
+		int bytes = scnprintf(line, sizeof(line), "%d %u %llu %llu\n", object->pid, object->uid,
+				      strongroom_held(object->runs) << PAGE_SHIFT, object->mode);
+
+		/* Half a line would be another number. */
+		if (length + bytes >= PAGE_SIZE)
+			break;
+		length += sysfs_emit_at(page, length, "%s", line);
+	}
 	sr_room_unlock();
 	return length;
 }

@@ -6,9 +6,16 @@ mod guest;
 
 use guest::{Guest, MIB, kvm, made, skipped};
 use rustix::io::Errno;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc;
+use std::time::Duration;
 use strongroom_guest::kvm::{Limits, confine};
-use strongroom_guest::{Backing, Contents, PAGE, Side};
+use strongroom_guest::{Backing, Contents, Error, PAGE, Refused, Side, Why};
 use strongroom_sys::{peek, process};
+use vm_memory::{Bytes, MemoryRegionAddress};
+
+/// Longer than any access, but for one that is not scheduled.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Something that a monitor which is taken over would do.
 type Way<'a> = &'a dyn Fn() -> Result<(), Errno>;
@@ -17,7 +24,7 @@ type Way<'a> = &'a dyn Fn() -> Result<(), Errno>;
 fn the_ways_back_are_closed_and_the_guest_goes_on() {
     let Some(kvm) = kvm() else { return };
     // The first that there is: those with a file of private pages come first.
-    let backings = ["attributes", "pair", "poison"].map(|name| made(&kvm, name, 4 * MIB));
+    let backings = ["attributes", "pair", "poison"].map(|name| made(&kvm, name, 6 * MIB));
     let Some((vm, backing)) = backings.into_iter().flatten().next() else {
         return skipped("no backing has private pages here");
     };
@@ -61,7 +68,60 @@ fn the_ways_back_are_closed_and_the_guest_goes_on() {
     }
     assert_eq!(process::is_dumpable(), Ok(true));
 
-    confine(&guest.machine, &guest.ram).unwrap();
+    // A device that is at work before, meanwhile and after: what it holds is in its thread's slots, and
+    // membarrier(2) orders them. Refused, no page would become private.
+    let counted = 1024 * PAGE..1025 * PAGE;
+    let at = MemoryRegionAddress(counted.start as u64);
+    let patient = |to, patience| region.convert(counted.clone(), to, Contents::Kept, patience);
+    let convert = |to| patient(to, PATIENCE);
+    convert(Side::Shared).unwrap();
+    region.write_obj(0u64, at).unwrap();
+    let (held, is_held) = mpsc::channel();
+    let (let_go, lets_go) = mpsc::channel();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let device = scope.spawn(|| {
+            let mut count = 0u64;
+            while !stop.load(Relaxed) {
+                if region.write_obj(count + 1, at).is_ok() {
+                    count += 1;
+                }
+            }
+            count
+        });
+        while region.read_obj::<u64>(at).unwrap() == 0 {
+            std::thread::yield_now();
+        }
+
+        confine(&guest.machine, &guest.ram).unwrap();
+
+        for _ in 0..50 {
+            convert(Side::Private).unwrap();
+            convert(Side::Shared).unwrap();
+        }
+        stop.store(true, Relaxed);
+        let count = device.join().unwrap();
+        assert_eq!(region.read_obj::<u64>(at).unwrap(), count);
+        // A thread that came later is found, too.
+        scope.spawn(move || {
+            let slice = region.slice(at.0 as usize..at.0 as usize + 8).unwrap();
+            held.send(()).unwrap();
+            lets_go.recv().unwrap();
+            drop(slice);
+        });
+        is_held.recv().unwrap();
+        let refused = Refused {
+            page: 1024,
+            why: Why::Held {
+                guards: 1,
+                pages: 1,
+            },
+        };
+        let now = Duration::ZERO;
+        assert_eq!(patient(Side::Private, now), Err(Error::Refused(refused)));
+        let_go.send(()).unwrap();
+    });
+    convert(Side::Private).unwrap();
 
     for (name, way) in &ways {
         assert_eq!(way(), Err(Errno::PERM), "{name}");

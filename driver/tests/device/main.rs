@@ -17,6 +17,7 @@ mod owner;
 mod page_tables;
 mod process;
 mod requests;
+mod state;
 
 use object::{Object, alone, free_bytes, state};
 use strongroom_core::driver::{HUGE_PAGE, Mode, PAGE};

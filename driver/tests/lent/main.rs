@@ -23,8 +23,13 @@ mod object;
 use dump::direct_map;
 use load::{Module, POOL};
 use object::{Map, Object, free_bytes, skip, state};
+use std::collections::BTreeSet;
 use std::fs;
 use strongroom_core::driver::{Abi, GET_ABI, HUGE_PAGE, Mode, PAGE, Properties, VERSION};
+use strongroom_probe::attack::direct_map::Reader;
+
+/// Pages of a block.
+const BLOCK: u64 = HUGE_PAGE / PAGE;
 
 /// The module with a limit of what is lent; as before in the end.
 struct Lending(Module);
@@ -82,32 +87,39 @@ fn meminfo(name: &str) -> u64 {
     number.parse::<u64>().unwrap() << 10
 }
 
-/// What the direct map has of large entries, of small ones, and what it has not, in bytes.
+/// What the direct map has of large entries and of small ones, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     large: u64,
     small: u64,
-    absent: u64,
 }
 
+/// To the dump a block that is out counts with what is before it: this is for when none is.
 fn shape() -> Option<Shape> {
-    let mut shape = Shape {
-        large: 0,
-        small: 0,
-        absent: 0,
-    };
-    for line in direct_map()? {
+    let mut shape = Shape { large: 0, small: 0 };
+    for line in direct_map()?.iter().filter(|line| line.is_present()) {
         let bytes = line.addresses.end - line.addresses.start;
-        let part = if !line.is_present() {
-            &mut shape.absent
-        } else if line.has("PSE") {
-            &mut shape.large
+        if line.has("PSE") {
+            shape.large += bytes;
         } else {
-            &mut shape.small
-        };
-        *part += bytes;
+            shape.small += bytes;
+        }
     }
     Some(shape)
+}
+
+/// The blocks of 2 MiB whose first pages the direct map does not have, by their first frames.
+fn absent(reader: &Reader) -> BTreeSet<u64> {
+    let map = fs::read_to_string("/proc/iomem").unwrap();
+    let ram = map.lines().filter(|line| line.ends_with(": System RAM"));
+    let end = ram.map(|line| {
+        let (_, end) = line.split_once('-').unwrap();
+        u64::from_str_radix(end.split_whitespace().next().unwrap(), 16).unwrap()
+    });
+    (0..end.max().unwrap() / HUGE_PAGE)
+        .map(|block| block * BLOCK)
+        .filter(|&frame| reader.frame(frame).unwrap().is_none())
+        .collect()
 }
 
 fn take(mode: Mode, bytes: u64) -> Map {
@@ -129,23 +141,42 @@ fn a_lent_block_leaves_the_direct_map_whole_and_comes_back_whole() {
     assert!(properties().contains(Properties::DYNAMIC_POOL));
     assert_eq!((state("lent_limit"), state("lent")), (64 << 20, 0));
     let total = state("total");
+    let reader = match Reader::new() {
+        Ok(reader) => reader,
+        Err(why) => return skip(&why.to_string()),
+    };
     // Once before: what is cut of a 1 GiB entry stays so.
     drop(take(Mode::empty(), 8 * HUGE_PAGE));
-    let Some(before) = shape() else { return };
+    let (before, out) = (shape(), absent(&reader));
     let small = meminfo("DirectMap4k");
     for mode in [Mode::empty(), Mode::HUGE, Mode::UNCACHED] {
         let map = take(mode, 8 * HUGE_PAGE);
         assert_eq!(state("lent"), 8 * HUGE_PAGE);
-        let during = shape().unwrap();
-        assert_eq!(during.absent, before.absent + 8 * HUGE_PAGE);
-        assert_eq!(during.small, before.small);
+        // As many blocks are out as are lent, and wholly.
+        let lent: Vec<u64> = absent(&reader).difference(&out).copied().collect();
+        assert_eq!(lent.len(), 8, "{lent:x?}");
+        let frames: Vec<u64> = lent
+            .iter()
+            .flat_map(|&first| first..first + BLOCK)
+            .collect();
+        for frame in &frames {
+            assert_eq!(reader.frame(*frame).unwrap(), None, "held: {frame:#x}");
+        }
+        assert_eq!(meminfo("DirectMap4k"), small);
         // A half of it goes: blocks go one by one.
-        map.unmap(0, 4 * HUGE_PAGE as usize + PAGE as usize)
-            .unwrap();
+        map.unmap(0, 4 * HUGE_PAGE as usize).unwrap();
         assert_eq!(state("lent"), 4 * HUGE_PAGE);
         drop(map);
         assert_eq!(state("lent"), 0);
-        assert_eq!(shape().unwrap(), before);
+        // Back in the direct map, without what was in it.
+        for frame in &frames {
+            let bytes = reader.frame(*frame).unwrap().expect("it is back");
+            assert!(
+                bytes.windows(64).all(|part| part != [0x6d; 64]),
+                "{frame:#x}"
+            );
+        }
+        assert_eq!((shape(), absent(&reader)), (before, out.clone()));
     }
     assert_eq!(meminfo("DirectMap4k"), small);
     assert_eq!((state("total"), free_bytes()), (total, total));
@@ -201,14 +232,13 @@ fn a_refused_mapping_leaves_nothing_lent() {
 
 #[test]
 fn what_something_else_had_cut_is_one_entry_again() {
-    let Some(_lending) = Lending::of("1200M") else {
+    let Some(_lending) = Lending::of("2G") else {
         return;
     };
     // Secret memory of the kernel's own cuts the direct map, and leaves it so.
-    let whole = meminfo("DirectMap4k");
     // SAFETY: a new descriptor and a new mapping, both given back; the mapping is as large as the file.
     unsafe {
-        let bytes = 64 << 20;
+        let bytes = 256 << 20;
         let limit = libc::rlimit {
             rlim_cur: libc::RLIM_INFINITY,
             rlim_max: libc::RLIM_INFINITY,
@@ -237,10 +267,9 @@ fn what_something_else_had_cut_is_one_entry_again() {
         libc::close(fd);
     }
     let cut = meminfo("DirectMap4k");
-    assert!(cut > whole, "{cut} {whole}");
-    // Most of what is free is lent once.
+    // Nearly all that is free is lent once; where the kernel has no more blocks, the carve-outs serve.
     let joined = state("joined");
-    let bytes = (meminfo("MemFree") / 8 * 7).min(1 << 30) / HUGE_PAGE * HUGE_PAGE;
+    let bytes = (meminfo("MemFree") - (16 << 20)) / HUGE_PAGE * HUGE_PAGE;
     let map = Object::with_mode(Mode::EXCLUSIVE, bytes).map().unwrap();
     assert!(state("lent") > bytes / 2);
     drop(map);

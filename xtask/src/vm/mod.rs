@@ -8,6 +8,7 @@ mod initramfs;
 mod kernel;
 mod libraries;
 mod modules;
+mod on_driver;
 mod outside;
 mod programs;
 mod qemu;
@@ -16,7 +17,8 @@ pub(crate) mod stock;
 mod suites;
 mod transcript;
 
-use crate::{driver, packages};
+use crate::driver::{self, Sources};
+use crate::packages;
 pub(crate) use cache::Cache;
 use cache::RunDirectory;
 use initramfs::{Initramfs, Script};
@@ -60,7 +62,8 @@ Tests:
   probe         the tests of strongroom-probe
   guest         guest memory: the tests of strongroom-guest and minivmm, in guests of this guest, on every
                 backing that the kernel has; with --kernel built, `attributes` too
-  driver        the kernel driver's own tests
+  driver-doctor `strongroom doctor` with the kernel driver
+  driver        the kernel driver: its own tests, and attacks, the library's tests and programs on its memory
   CRATE/TARGET  one test target of a crate, or its unit tests: strongroom/heap, strongroom-core/lib.
                 What a test needs beside strongroom (a compiler, python) is not in the guest
   CRATE/bench:TARGET[:ARGUMENT:…]
@@ -114,6 +117,9 @@ pub(crate) struct Args {
     /// Build strongroom.ko for the kernel and load it, with a pool of 256 MiB in two parts
     #[arg(long)]
     driver: bool,
+    /// The same, built from the Debian package
+    #[arg(long)]
+    driver_package: bool,
     #[command(flatten)]
     fuzz: Fuzz,
     /// Run this by the guest's shell, as root, after the tests
@@ -155,6 +161,7 @@ impl Args {
             timeout: 900,
             modules: Vec::new(),
             driver: false,
+            driver_package: false,
             fuzz: Fuzz {
                 steps: 50_000,
                 seed: 1,
@@ -179,14 +186,23 @@ impl Args {
     }
 
     /// What `cargo xtask driver test` runs.
-    pub(crate) fn for_driver(kernel: Choice, no_install: bool, timeout: u64, fuzz: Fuzz) -> Self {
+    pub(crate) fn for_driver(
+        kernel: Choice,
+        sources: Sources,
+        no_install: bool,
+        timeout: u64,
+        fuzz: Fuzz,
+    ) -> Self {
         Self {
             kernel,
             fuzz,
             timeout,
             no_install,
             driver: true,
-            tests: vec!["driver".to_owned()],
+            driver_package: sources == Sources::Package,
+            // The driver keeps /dev/mem out of its memory even so.
+            append: vec!["iomem=relaxed".to_owned()],
+            tests: ["driver-doctor", "driver"].map(str::to_owned).to_vec(),
             ..Self::for_tests()
         }
     }
@@ -267,7 +283,9 @@ pub(crate) fn run_counted(
     root: &Path,
     count: &mut Count,
 ) -> Result<Vec<String>, Error> {
-    let driver = args.driver || args.tests.iter().any(|test| test == "driver");
+    let driver = args.driver
+        || args.driver_package
+        || args.tests.iter().any(|test| test.starts_with("driver"));
     let shell = args.tests.iter().any(|test| test == "sh");
     let mut jobs = if shell {
         Vec::new()
@@ -290,7 +308,12 @@ pub(crate) fn run_counted(
     let kernel = Kernel::get(&cache, args.kernel, !args.no_install).map_err(Error::Unavailable)?;
     let driver = if driver {
         let target = driver::Target::Known(args.kernel);
-        let built = driver::build(&cache, root, &target, !args.no_install);
+        let sources = if args.driver_package {
+            Sources::Package
+        } else {
+            Sources::Tree
+        };
+        let built = driver::build(&cache, root, &target, sources, !args.no_install);
         Some(built.map_err(Error::Unavailable)?)
     } else {
         None
@@ -389,7 +412,8 @@ fn assemble(
         &userland.busybox.join("bin/busybox"),
         &format!("token={token}\nmemlock={}\n", args.memlock),
     );
-    for program in PROGRAMS {
+    let of_jobs = jobs.iter().flat_map(|job| job.needs.host).copied();
+    for program in PROGRAMS.into_iter().chain(of_jobs) {
         if !initramfs.own(program)? {
             return Err(format!("{program} is not here, which the guest needs"));
         }
