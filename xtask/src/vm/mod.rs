@@ -182,7 +182,7 @@ impl Args {
     /// The driver's part of what `cargo xtask test` runs.
     pub(crate) fn for_driver_tests() -> Self {
         let fuzz = Self::for_tests().fuzz;
-        Self::for_driver(Choice::Stock, true, 1800, fuzz)
+        Self::for_driver(Choice::Stock, Sources::Tree, true, 1800, fuzz)
     }
 
     /// What `cargo xtask driver test` runs.
