@@ -133,20 +133,13 @@ fn times(rounds: usize) {
     }
 }
 
-/// What 8 MiB in several sizes do to the machine, while something runs on the other processor.
+/// What objects of several sizes do to the machine, while something runs on the other processor.
 fn effects(rounds: usize) {
     let work = |kind| {
         let before = Counters::read();
-        for piece in [memory::PAGE, 16 * memory::PAGE, MIB, 2 * MIB] {
-            drop(
-                (0..2 * MIB / piece)
-                    .map(|_| {
-                        let memory = Memory::take(kind, piece);
-                        memory.touch();
-                        memory
-                    })
-                    .collect::<Vec<_>>(),
-            );
+        for (count, piece) in [(32, memory::PAGE), (4, 16 * memory::PAGE), (1, 2 * MIB)] {
+            let pieces: Vec<Memory> = (0..count).map(|_| Memory::take(kind, piece)).collect();
+            pieces.iter().for_each(Memory::touch);
         }
         Counters::read().since(&before)
     };

@@ -13,7 +13,7 @@ each page of 4 KiB of 8 MiB (objects of 4 KiB: of 1 MiB), mapped before; *taken,
 opening the device, or memfd_secret, to the last munmap. With *2 MiB pages* the object is one of 8 MiB; with *4 KiB pages* \
 objects are of 1 MiB, too small for larger entries; the driver's own counts are checked to say so. The driver wipes pages \
 when they are given back, and not at first touch as memfd_secret does: the second figure has both. *Shootdowns* and the *direct \
-map*: 2 MiB each in objects of 4 KiB, 64 KiB, 1 MiB and 2 MiB, taken, touched and given back by a process on one processor while another process \
+map*: 32 objects of 4 KiB, 4 of 64 KiB and one of 2 MiB, taken, touched and given back by a process on one processor while another process \
 is busy on the other one; of that one /proc/interrupts tells how often it was interrupted to flush user addresses (`TLB`) or to call a function (`CAL`), by \
 which the kernel has its own addresses flushed. There is no third way, and the kernel's `nr_tlb_remote_flush` is not compiled in. \
 Splits are `direct_map_level2_splits` and `level3_splits` of /proc/vmstat; of splits and the direct map the sum over all rounds counts. \
