@@ -80,7 +80,7 @@ impl Thing {
             Some(mode) if mode.contains(Mode::HUGE) => HUGE_PAGE,
             _ => PAGE,
         };
-        let sized = (1..=MAX_BYTES).contains(&request.bytes) && request.bytes % unit == 0;
+        let sized = (1..=MAX_BYTES).contains(&request.bytes) && request.bytes.is_multiple_of(unit);
         if good && mode.is_some() && sized {
             Ok(())
         } else {
@@ -169,7 +169,7 @@ impl Model {
         let id = thing;
         let thing = self.thing(id);
         let end = first + pages;
-        let odd = thing.is_huge() && (first % BLOCK != 0 || pages % BLOCK != 0);
+        let odd = thing.is_huge() && (!first.is_multiple_of(BLOCK) || !pages.is_multiple_of(BLOCK));
         let misplaced = thing.is_huge()
             && address.is_some_and(|at| at.wrapping_sub(first * P) % (BLOCK * P) != 0);
         match thing.state {
