@@ -29,7 +29,7 @@ impl Dirty {
     }
 
     /// Marks the pages that bytes lie in.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn mark(&self, start: usize, len: usize) {
         let Some(last) = len.checked_sub(1).and_then(|len| start.checked_add(len)) else {
             return;

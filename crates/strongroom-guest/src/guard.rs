@@ -14,7 +14,7 @@ pub type CountedGuard<'r> = page::Guard<'r, Futex>;
 impl GuestRegion {
     /// Holds the pages that bytes lie in: they stay shared until the guard and its clones are dropped.
     ///
-    /// Three plain stores, and a load a page; never waits.
+    /// Two plain stores, and a load a page; never waits.
     ///
     /// # Errors
     /// The first page that is not shared, or past the end.
@@ -41,14 +41,18 @@ impl GuestRegion {
         }
     }
 
-    /// The same; `None` where they are not to be had. It is small where it is called, and its answer fits
+    /// The same; `None` where they are not to be had at once. It is small where it is called, and its answer fits
     /// into a register, so that an access around it can be put together without a detour over the stack.
     #[inline(never)]
     pub(crate) fn hold(&self, start: usize, end: usize) -> Option<Guard<'_>> {
-        if start > end || end > self.len() {
+        // First, as a thread's own may be found by a call.
+        let record = record::own()?;
+        // No bytes are seldom asked for. Pages that there are end where the region does, or before.
+        if start >= end {
             return None;
         }
-        record::guard(&self.states(), touched(&(start..end))).ok()
+        let pages = start / PAGE..(end - 1) / PAGE + 1;
+        self.states().guard_in(record, pages)
     }
 
     /// The same once more. It says why.

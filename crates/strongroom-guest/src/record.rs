@@ -84,13 +84,19 @@ impl Drop for Claim {
     }
 }
 
+/// The calling thread's record; `None` before it first guards a page.
+#[inline(always)]
+pub(crate) fn own() -> Option<&'static Record> {
+    OWN.get()
+}
+
 /// Guards pages in a slot of the calling thread.
 #[inline(always)]
 pub(crate) fn guard<'r>(
     states: &PageStates<'r, Futex>,
     pages: Range<usize>,
 ) -> Result<SlotGuard<'r>, Refused> {
-    if let Some(record) = OWN.get()
+    if let Some(record) = own()
         && let Some(guard) = states.guard_in(record, pages.clone())
     {
         return Ok(guard);

@@ -7,7 +7,7 @@
 //!
 //! A guard is of one of two kinds. A [`Guard`] is counted in the words of its pages: an atomic
 //! read-modify-write operation a page to take it and one to drop it; it may go to another thread. A
-//! [`SlotGuard`] lies in a slot of its thread's [`Record`]: a few plain stores, whatever it holds, and a load a
+//! [`SlotGuard`] lies in a slot of its thread's [`Record`]: two plain stores, whatever it holds, and a load a
 //! page. It changes no word; conversions and pins look for it in all records (hazard pointers: Michael,
 //! *Safe memory reclamation for dynamic lock-free objects*, 2004; with an asymmetric [`Fence`] as membarrier(2)
 //! and folly have it). "n guards" below is both.

@@ -13,8 +13,8 @@ pub struct Slot<W = AtomicUsize> {
     /// The first one; 0 while the slot is free.
     start: W,
     end: W,
-    /// How many guards share it. Its thread's alone.
-    guards: W,
+    /// How many guards share it beside the first. Its thread's alone, and 0 while the slot is free.
+    shares: W,
 }
 
 impl<W: AtomicAddress> Slot<W> {
@@ -27,20 +27,16 @@ impl<W: AtomicAddress> Slot<W> {
     /// Says that words are held, by one guard.
     #[inline]
     pub(super) fn fill(&self, words: Range<usize>) {
-        self.guards.store(1, Ordering::Relaxed);
         self.end.store(words.end, Ordering::Release);
         self.start.store(words.start, Ordering::Release);
-    }
-
-    #[inline]
-    pub(super) fn clear(&self) {
-        self.start.store(0, Ordering::Release);
     }
 
     /// Takes it from a guard that was leaked, if it holds any of these words.
     pub(super) fn free_if_in(&self, words: &Range<usize>) {
         let start = self.start.load(Ordering::Acquire);
         if words.contains(&start) {
+            // Nobody has a guard here who could share it, or let go.
+            self.shares.store(0, Ordering::Relaxed);
             self.start.replace(start, 0, Ordering::AcqRel);
         }
     }
@@ -48,17 +44,16 @@ impl<W: AtomicAddress> Slot<W> {
     /// One guard more.
     #[inline]
     pub(super) fn share(&self) {
-        let guards = self.guards.load(Ordering::Relaxed);
-        self.guards.store(guards + 1, Ordering::Relaxed);
+        let shares = self.shares.load(Ordering::Relaxed);
+        self.shares.store(shares + 1, Ordering::Relaxed);
     }
 
     /// One less. The last one frees the slot.
     #[inline]
     pub(super) fn leave(&self) {
-        let guards = self.guards.load(Ordering::Relaxed) - 1;
-        self.guards.store(guards, Ordering::Relaxed);
-        if guards == 0 {
-            self.clear();
+        match self.shares.load(Ordering::Relaxed) {
+            0 => self.start.store(0, Ordering::Release),
+            shares => self.shares.store(shares - 1, Ordering::Relaxed),
         }
     }
 
@@ -109,7 +104,7 @@ impl<const SLOTS: usize> Record<AtomicUsize, SLOTS> {
                 Slot {
                     start: AtomicUsize::new(0),
                     end: AtomicUsize::new(0),
-                    guards: AtomicUsize::new(0),
+                    shares: AtomicUsize::new(0),
                 }
             }; SLOTS],
             claimed: AtomicUsize::new(0),
@@ -158,6 +153,12 @@ impl<W: AtomicAddress, const SLOTS: usize> Record<W, SLOTS> {
     /// Whether a guard could be taken in it.
     pub fn has_room(&self) -> bool {
         self.free().is_some()
+    }
+
+    /// The first slot, if it is free.
+    #[inline]
+    pub(super) fn first_free(&self) -> Option<&Slot<W>> {
+        self.slots.first().filter(|slot| slot.is_free())
     }
 
     #[inline]

@@ -1,7 +1,7 @@
 //! A guard that lies in a slot of its thread: no atomic read-modify-write operation, whatever it holds.
 
 use super::word::Word;
-use super::{AtomicAddress, AtomicWord, PageStates, Parking, Record, Slot};
+use super::{AtomicAddress, AtomicWord, PageStates, Parking, Record, Side, Slot};
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::Range;
@@ -15,7 +15,7 @@ where
     /// Guards pages in a slot of the calling thread's record: they stay shared until the guard is
     /// dropped. `None` where no slot is free, or a page is not to be had: [`guard`](Self::guard) says why.
     ///
-    /// Three plain stores, the light half of the [fence](super::Fence), and a load a page. Never waits. The record
+    /// Two plain stores, the light half of the [fence](super::Fence), and a load a page. Never waits. The record
     /// must be one that the calling thread has [claimed](Record::claim) and not given back.
     #[inline]
     pub fn guard_in<const SLOTS: usize>(
@@ -24,17 +24,29 @@ where
         pages: Range<usize>,
     ) -> Option<SlotGuard<'a, P::Address>> {
         let words = self.words.get(pages)?;
-        let slot = record.free()?;
-        slot.fill(addresses(words));
-        // Dropped, it clears the slot.
-        let guard = SlotGuard {
-            slot,
-            own: PhantomData,
-        };
-        self.parking.light();
-        let enterable =
-            |word: &A| Word::read(word.load(Ordering::Acquire), self.initial).enterable();
-        words.iter().all(enterable).then_some(guard)
+        match (record.first_free(), words) {
+            // Written out and small: most are of one page, in threads that hold nothing for long.
+            (Some(slot), [word]) => {
+                let guard = SlotGuard::new(slot, words);
+                self.parking.light();
+                is_open(word, self.initial).then_some(guard)
+            }
+            _ => Self::guard_words(self.initial, self.parking, record, words),
+        }
+    }
+
+    /// The same in any slot, of any words.
+    #[inline(never)]
+    fn guard_words<const SLOTS: usize>(
+        initial: Side,
+        parking: P,
+        record: &'a Record<P::Address, SLOTS>,
+        words: &[A],
+    ) -> Option<SlotGuard<'a, P::Address>> {
+        let guard = SlotGuard::new(record.free()?, words);
+        parking.light();
+        let open = words.iter().all(|word| is_open(word, initial));
+        open.then_some(guard)
     }
 
     /// The pages that a guard holds; an empty range where they are not among these.
@@ -63,6 +75,12 @@ where
     }
 }
 
+/// Whether a word takes a guard in a slot.
+#[inline]
+fn is_open<A: AtomicWord>(word: &A, initial: Side) -> bool {
+    Word::is_open(word.load(Ordering::Acquire), initial)
+}
+
 /// Where words are. Pages of all regions are told apart by it.
 #[inline]
 pub(super) fn addresses<A>(words: &[A]) -> Range<usize> {
@@ -76,6 +94,18 @@ pub struct SlotGuard<'a, W: AtomicAddress = AtomicUsize> {
     slot: &'a Slot<W>,
     /// Neither Send nor Sync: the slot is written without atomic operations.
     own: PhantomData<*const ()>,
+}
+
+impl<'a, W: AtomicAddress> SlotGuard<'a, W> {
+    /// Says that words are held. Whether they can be is seen afterwards: dropped, it clears the slot.
+    #[inline]
+    fn new<A>(slot: &'a Slot<W>, words: &[A]) -> Self {
+        slot.fill(addresses(words));
+        Self {
+            slot,
+            own: PhantomData,
+        }
+    }
 }
 
 impl<W: AtomicAddress> Clone for SlotGuard<'_, W> {

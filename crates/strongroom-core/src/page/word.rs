@@ -121,13 +121,23 @@ impl Word {
         self.0 & Self::POISON != 0
     }
 
-    /// Whether a guard may be taken: it is shared, whole and not crowded.
+    /// Whether a guard may be taken that is not counted here: it is shared and whole. It is asked at every
+    /// access, of the word as it was read.
     #[inline]
-    pub(super) const fn enterable(self) -> bool {
-        let tag = self.0 & !Self::MOST_GUARDS;
-        let open = tag == (Tag::Shared as u32) << TAG_SHIFT
-            || tag == (Tag::KeptShared as u32) << TAG_SHIFT;
-        open && self.guards() < Self::MOST_GUARDS
+    pub(super) const fn is_open(raw: u32, initial: Side) -> bool {
+        const SHARED: u32 = (Tag::Shared as u32) << TAG_SHIFT;
+        const KEPT_SHARED: u32 = (Tag::KeptShared as u32) << TAG_SHIFT;
+        match raw & !Self::MOST_GUARDS {
+            SHARED | KEPT_SHARED => true,
+            0 => matches!(initial, Side::Shared),
+            _ => false,
+        }
+    }
+
+    /// Whether a guard may be taken that is counted here: it is shared, whole and not crowded.
+    #[inline]
+    pub(super) fn enterable(self) -> bool {
+        self.tag().open() && !self.poisoned() && self.guards() < Self::MOST_GUARDS
     }
 
     /// Whether a drain waits for this one guard.
@@ -166,6 +176,23 @@ mod tests {
         assert_eq!(Word::read(0, Side::Private).tag(), Tag::Private);
         assert_eq!(Word::read(Word::POISON, Side::Shared).tag(), Tag::Shared);
         assert!(Word::read(Word::POISON, Side::Shared).poisoned());
+    }
+
+    #[test]
+    fn a_word_is_open_where_a_guard_may_enter() {
+        for side in [Side::Shared, Side::Private] {
+            for tag in Tag::ALL {
+                for bits in [0, 1, Word::MOST_GUARDS - 1, Word::POISON] {
+                    let raw = bits | (tag as u32) << TAG_SHIFT;
+                    let word = Word::read(raw, side);
+                    assert_eq!(
+                        Word::is_open(raw, side),
+                        word.enterable(),
+                        "{raw:#x} {side:?}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]
