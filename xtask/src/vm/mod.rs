@@ -171,16 +171,8 @@ impl Args {
             timeout: 900,
             modules: Vec::new(),
             driver: false,
-<<<<<<< HEAD
             driver_package: false,
-            fuzz: Fuzz {
-                steps: 50_000,
-                seed: 1,
-                fail: false,
-            },
-=======
             fuzz: Fuzz::default(),
->>>>>>> bef3681f52817a9b00d28bbc3bdd13a8341d0a4a
             commands: Vec::new(),
             no_install: true,
             tests: [
@@ -220,7 +212,7 @@ impl Args {
         Self {
             memlock: "unlimited".to_owned(),
             tests: vec![format!("strongroom-driver/bench:figures:--rounds:{rounds}")],
-            ..Self::for_driver(Choice::Stock, true, 900, Fuzz::default())
+            ..Self::for_driver(Choice::Stock, Sources::Tree, true, 900, Fuzz::default())
         }
     }
 }
@@ -300,11 +292,6 @@ pub(crate) fn run_counted(
     root: &Path,
     count: &mut Count,
 ) -> Result<Vec<String>, Error> {
-<<<<<<< HEAD
-    let driver = args.driver
-        || args.driver_package
-        || args.tests.iter().any(|test| test.starts_with("driver"));
-=======
     let told = guest(args, root, Output::Shown, count)?;
     Ok(told.skips.into_iter().map(|(_, skip)| skip).collect())
 }
@@ -318,8 +305,9 @@ pub(crate) fn output(args: &Args, root: &Path) -> Result<String, Error> {
 }
 
 fn guest(args: &Args, root: &Path, output: Output, count: &mut Count) -> Result<Told, Error> {
-    let driver = args.driver || args.tests.iter().any(|test| test == "driver");
->>>>>>> bef3681f52817a9b00d28bbc3bdd13a8341d0a4a
+    let driver = args.driver
+        || args.driver_package
+        || args.tests.iter().any(|test| test.starts_with("driver"));
     let shell = args.tests.iter().any(|test| test == "sh");
     let mut jobs = if shell {
         Vec::new()
