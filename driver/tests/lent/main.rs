@@ -268,10 +268,10 @@ fn what_something_else_had_cut_is_one_entry_again() {
     let Some(_lending) = Lending::of("2G") else {
         return;
     };
-    // A block that is cut mostly has the table of its own small entries in it, and is never whole. So
-    // until one is that has not.
-    for round in 1..=16 {
-        if !cut(round * (8 << 20)) {
+    // A block that is cut mostly has the table of its own small entries in it, and is never wholly free: how
+    // many are, is chance. What is joined and what the kernel counts are the same in any case.
+    for _ in 0..3 {
+        if !cut(256 << 20) {
             return skip("the kernel has no memfd_secret");
         }
         let (cut, joined) = (meminfo("DirectMap4k"), state("joined"));
@@ -286,5 +286,5 @@ fn what_something_else_had_cut_is_one_entry_again() {
             return;
         }
     }
-    skip("no block whose direct map is cut was free");
+    println!("no block whose direct map is cut was free");
 }
