@@ -93,7 +93,7 @@ impl Outside {
         let mut at = 0;
         let mut found = 0;
         let end = memory_end();
-        for range in pool().into_iter().chain([end..end]) {
+        for range in pool().into_iter().chain(std::iter::once(end..end)) {
             if range.start > at {
                 found += self.count(&(at..range.start), pattern);
             }
