@@ -185,10 +185,11 @@ static unsigned long sr_file_area(struct file *file, unsigned long address, unsi
 	const struct sr_object *object = file->private_data;
 	unsigned long found = thp_get_unmapped_area(file, address, length, pgoff, flags);
 
-	if (READ_ONCE(object->mode) & STRONGROOM_HUGE && !IS_ERR_VALUE(found) &&
-	    (found - (pgoff << PAGE_SHIFT)) & ~PMD_MASK)
-		return -EINVAL;
-	return found;
+	if (!(READ_ONCE(object->mode) & STRONGROOM_HUGE) || IS_ERR_VALUE(found) ||
+	    !((found - (pgoff << PAGE_SHIFT)) & ~PMD_MASK))
+		return found;
+	/* Whose it is comes first, as with all else. */
+	return READ_ONCE(object->mm) == current->mm ? -EINVAL : -EPERM;
 }
 
 /* RLIMIT_MEMLOCK, over what is locked and what is pinned. close() gives back without the lock of the former. */

@@ -13,7 +13,7 @@ pub(crate) unsafe fn call(number: i64, arguments: [usize; 6]) -> Answer {
     let [a, b, c, d, e, f] = arguments;
     // SAFETY: the caller's word.
     let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
-    if result < 0 && result >= -4095 {
+    if (-4095..0).contains(&result) {
         Err(errno())
     } else {
         Ok(result as usize)

@@ -144,7 +144,7 @@ fn displace(t: &mut Thread<'_>, piece: &Piece) {
     let to = t.arena + t.random.below((ARENA - bytes) / unit + 1) * unit;
     let huge = t.model.thing(piece.thing).is_huge();
     let first = piece.first + (at - piece.at) / P;
-    let misplaced = huge && to.wrapping_sub(first * P) % (2 << 20) != 0;
+    let misplaced = huge && !to.wrapping_sub(first * P).is_multiple_of(2 << 20);
     let expected = obstacle(t, at, bytes)
         .or_else(|| obstacle(t, to, bytes))
         .or_else(|| misplaced.then_some(libc::EINVAL));

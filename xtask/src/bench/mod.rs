@@ -13,6 +13,7 @@
 mod capacity;
 mod counts;
 mod direct_map;
+mod driver;
 mod fork;
 mod guest;
 mod handshakes;
@@ -83,11 +84,13 @@ enum Name {
     Guest,
     /// The pool: its calls, and a simulated day
     Pool,
+    /// The kernel driver, in a virtual machine
+    Driver,
 }
 
 impl Name {
     /// Direct map first: what splits it does so once until the next boot.
-    const ALL: [Name; 11] = [
+    const ALL: [Name; 12] = [
         Name::DirectMap,
         Name::Malloc,
         Name::Capacity,
@@ -99,9 +102,10 @@ impl Name {
         Name::Scan,
         Name::Guest,
         Name::Pool,
+        Name::Driver,
     ];
 
-    fn measure(self, bench: &Bench) -> Result<Vec<Group>> {
+    fn measure(self, bench: &Bench, root: &Path) -> Result<Vec<Group>> {
         let group = match self {
             Name::Malloc => malloc::measure(bench),
             Name::Capacity => capacity::measure(bench),
@@ -113,6 +117,7 @@ impl Name {
             Name::Counts => counts::measure(bench),
             Name::Scan => scan::measure(bench),
             Name::Pool => pool::measure(bench),
+            Name::Driver => driver::measure(bench, root),
             Name::Guest => return guest::measure(bench),
         };
         Ok(vec![group?])
@@ -140,7 +145,7 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<bool> {
     let machine = Machine::of_this()?;
     let groups = names
         .map(|name| {
-            name.measure(&bench)
+            name.measure(&bench, root)
                 .map_err(|error| format!("{name:?}: {error}").into())
         })
         .collect::<Result<Vec<_>>>()?;

@@ -9,7 +9,7 @@ use std::path::Path;
 const METHOD: &str = "\
 `crates/strongroom-core/benches/pool`: strongroom-core's `ChunkPool`, which knows pages and chunks of 2 MiB; no memory is \
 behind it. The peer of a call is one `RunPool` that gives everything the lowest run that fits. *Calls*: free pages come in runs of 64 KiB \
-at random places; 50,000 random pages are given back, then as many taken. *A day*: 1 TiB, a fixed seed, from its least load \
+at random places; 50,000 random pages are given back, then as many taken; what counts is the processor's time. *A day*: 1 TiB, a fixed seed, from its least load \
 (40%) by noon's (91%) to its least. Five kinds of requests, each with exponential lives: 4 to 64 KiB (weights 1/n) for 10 minutes, 1 hour \
 and 8 hours on average, with 0.25%, 2% and 10% of the memory in use; 2 MiB for 30 minutes, 30%; 4 to 512 MiB (uniform logarithm) for 3 hours, \
 the rest. A large request that no single run serves may have several. *Failed with enough free* is external fragmentation. \
@@ -169,7 +169,7 @@ fn target(what: &str, peer: &str) -> Target {
         .find(|(begin, whose, _)| what.starts_with(begin) && *whose == peer);
     match promised {
         Some(&(.., target)) => target,
-        None if what.ends_with("of a page") => Target::None,
+        None if peer.is_empty() || what.ends_with("of a page") => Target::None,
         None => Target::Difference,
     }
 }

@@ -26,7 +26,7 @@ pub(crate) use kernel::Choice;
 use kernel::Kernel;
 use modules::{Module, Modules};
 use outside::Outside;
-use qemu::{End, Machine};
+use qemu::{End, Machine, Output};
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -148,6 +148,16 @@ pub(crate) struct Fuzz {
     fail: bool,
 }
 
+impl Default for Fuzz {
+    fn default() -> Self {
+        Self {
+            steps: 50_000,
+            seed: 1,
+            fail: false,
+        }
+    }
+}
+
 impl Args {
     /// What `cargo xtask test` runs on Debian's kernel.
     pub(crate) fn for_tests() -> Self {
@@ -162,11 +172,7 @@ impl Args {
             modules: Vec::new(),
             driver: false,
             driver_package: false,
-            fuzz: Fuzz {
-                steps: 50_000,
-                seed: 1,
-                fail: false,
-            },
+            fuzz: Fuzz::default(),
             commands: Vec::new(),
             no_install: true,
             tests: [
@@ -204,6 +210,15 @@ impl Args {
             append: vec!["iomem=relaxed".to_owned()],
             tests: ["driver-doctor", "driver"].map(str::to_owned).to_vec(),
             ..Self::for_tests()
+        }
+    }
+
+    /// The driver's bench, on the stock kernel.
+    pub(crate) fn for_driver_bench(rounds: usize) -> Self {
+        Self {
+            memlock: "unlimited".to_owned(),
+            tests: vec![format!("strongroom-driver/bench:figures:--rounds:{rounds}")],
+            ..Self::for_driver(Choice::Stock, Sources::Tree, true, 900, Fuzz::default())
         }
     }
 }
@@ -283,6 +298,19 @@ pub(crate) fn run_counted(
     root: &Path,
     count: &mut Count,
 ) -> Result<Vec<String>, Error> {
+    let told = guest(args, root, Output::Shown, count)?;
+    Ok(told.skips.into_iter().map(|(_, skip)| skip).collect())
+}
+
+/// Runs them and returns what they wrote.
+///
+/// # Errors
+/// As of [`run_counted`].
+pub(crate) fn output(args: &Args, root: &Path) -> Result<String, Error> {
+    Ok(guest(args, root, Output::Kept, &mut Count::default())?.kept)
+}
+
+fn guest(args: &Args, root: &Path, output: Output, count: &mut Count) -> Result<Told, Error> {
     let driver = args.driver
         || args.driver_package
         || args.tests.iter().any(|test| test.starts_with("driver"));
@@ -358,10 +386,11 @@ pub(crate) fn run_counted(
     say(&format!("starting {} ({append})", kernel.name));
     if shell {
         machine.interact(&run, &console)?;
-        return Ok(Vec::new());
+        return Ok(Told::default());
     }
     let start = Instant::now();
-    let end = machine.run(&run, &console, &token, Duration::from_secs(args.timeout))?;
+    let timeout = Duration::from_secs(args.timeout);
+    let end = machine.run(&run, &console, &token, timeout, output)?;
     let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
     let report = if kernel.reports || driver.is_some() {
         reports::first(&qemu::text(&console)?)
@@ -378,8 +407,11 @@ pub(crate) fn run_counted(
             let why = format!("the kernel reported a mistake:\n{report}\n{also}");
             Err(with_console(&cache, &run, &why, false).into())
         }
-        (Ok(()), None) => Ok(told.skips.into_iter().map(|(_, skip)| skip).collect()),
-        (Err(why), None) => Err(with_console(&cache, &run, &why, !told.ended).into()),
+        (Ok(()), None) => Ok(told),
+        (Err(why), None) => {
+            let why = format!("{}{why}", told.kept);
+            Err(with_console(&cache, &run, &why, !told.ended).into())
+        }
     }
 }
 
@@ -626,6 +658,7 @@ mod tests {
                 .collect(),
             running,
             ended,
+            kept: String::new(),
             skips: Vec::new(),
             results: Vec::new(),
         }

@@ -121,6 +121,7 @@ impl Machine<'_> {
         console: &Path,
         token: &str,
         timeout: Duration,
+        output: Output,
     ) -> Result<End, String> {
         let mut command = self.command(run, console, "stdio,id=tests")?;
         let child = command
@@ -132,7 +133,7 @@ impl Machine<'_> {
         let server = self.outside.map(Outside::serve);
         let stdout = child.0.stdout.take();
         let transcript = Transcript::new(token);
-        let reader = thread::spawn(move || listen(stdout, transcript));
+        let reader = thread::spawn(move || listen(stdout, transcript, output));
         let start = Instant::now();
         let status = loop {
             if let Some(status) = child.0.try_wait().map_err(because(Path::new(QEMU)))? {
@@ -172,11 +173,23 @@ impl Drop for Killed {
     }
 }
 
-fn listen(from: Option<impl Read>, mut transcript: Transcript) -> Told {
+/// Where what the jobs write goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Output {
+    Shown,
+    /// Into [`Told::kept`].
+    Kept,
+}
+
+fn listen(from: Option<impl Read>, mut transcript: Transcript, output: Output) -> Told {
     let mut out = std::io::stdout();
-    // Whoever stopped listening is no reason to stop the guest.
-    let mut show = |bytes: &[u8]| {
-        let _ = out.write_all(bytes).and_then(|()| out.flush());
+    let mut kept = Vec::new();
+    let mut show = |bytes: &[u8]| match output {
+        // Whoever stopped listening is no reason to stop the guest.
+        Output::Shown => {
+            let _ = out.write_all(bytes).and_then(|()| out.flush());
+        }
+        Output::Kept => kept.extend_from_slice(bytes),
     };
     if let Some(mut from) = from {
         let mut bytes = [0; 4096];
@@ -185,6 +198,7 @@ fn listen(from: Option<impl Read>, mut transcript: Transcript) -> Told {
         }
     }
     show(&transcript.finish());
+    transcript.told.kept = String::from_utf8_lossy(&kept).into_owned();
     transcript.told
 }
 

@@ -17,6 +17,8 @@ pub(super) struct Told {
     pub(super) results: Vec<TestResult>,
     /// The guest came to its end by itself.
     pub(super) ended: bool,
+    /// What the jobs wrote, where it is not shown.
+    pub(super) kept: String,
 }
 
 /// The count that a program of tests ends with.

@@ -1,8 +1,9 @@
-//! Nanoseconds to take and to give a page.
+//! Nanoseconds to take and to give a page: of the processor, as others may have it meanwhile.
 
 use crate::random::Random;
+use rustix::time::{ClockId, clock_gettime};
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::Duration;
 use strongroom_core::pool::{ChunkPool, RunPool};
 
 /// Free pages come in runs of this many, at random places.
@@ -95,19 +96,24 @@ fn measure(pool: &mut impl Pool, fill: f64, seed: u64) -> Times {
     for index in (1..chosen.len()).rev() {
         chosen.swap(index, random.below(index + 1));
     }
-    let start = Instant::now();
+    let start = processor_time();
     for &page in &chosen {
         assert!(pool.give(page, 1));
     }
-    let give = start.elapsed();
-    let start = Instant::now();
+    let middle = processor_time();
     for _ in &chosen {
         assert!(black_box(pool.take()).is_some());
     }
-    let take = start.elapsed();
-    let each = |all: std::time::Duration| all.as_secs_f64() * 1e9 / chosen.len() as f64;
+    let (give, take) = (middle - start, processor_time() - middle);
+    let each = |all: Duration| all.as_secs_f64() * 1e9 / chosen.len() as f64;
     Times {
         take: each(take),
         give: each(give),
     }
+}
+
+/// What this thread had of the processor.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
