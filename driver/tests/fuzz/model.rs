@@ -169,9 +169,9 @@ impl Model {
         let id = thing;
         let thing = self.thing(id);
         let end = first + pages;
-        let odd = thing.is_huge() && (!first.is_multiple_of(BLOCK) || !pages.is_multiple_of(BLOCK));
+        let odd = thing.is_huge() && !(first.is_multiple_of(BLOCK) && pages.is_multiple_of(BLOCK));
         let misplaced = thing.is_huge()
-            && address.is_some_and(|at| at.wrapping_sub(first * P) % (BLOCK * P) != 0);
+            && address.is_some_and(|at| !at.wrapping_sub(first * P).is_multiple_of(BLOCK * P));
         match thing.state {
             State::Blank => Err(libc::EINVAL),
             // The kernel asks for a place first.
@@ -241,7 +241,7 @@ impl Model {
     /// Whether an edge lies where a mapping by huge entries cannot be cut.
     pub(crate) fn cuts_huge(&self, at: usize, bytes: usize) -> bool {
         [at, at + bytes].iter().any(|&edge| {
-            edge % (HUGE_PAGE as usize) != 0
+            !edge.is_multiple_of(HUGE_PAGE as usize)
                 && self.pieces.iter().any(|piece| {
                     piece.at < edge && edge < piece.end() && self.thing(piece.thing).is_huge()
                 })

@@ -61,7 +61,7 @@ pub(crate) fn run(seed: u64, steps: u64, failing: bool) -> Done {
         round(seed, failing, counter, &mut done);
         assert_whole(&format!("seed {seed}, after round {}", done.rounds));
         done.rounds += 1;
-        if done.rounds % ZERO_EVERY == 0 {
+        if done.rounds.is_multiple_of(ZERO_EVERY) {
             all_free_memory_is_zero();
             done.zero += 1;
         }
