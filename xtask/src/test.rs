@@ -9,8 +9,8 @@ use std::time::Instant;
 /// Run the tests.
 ///
 /// Installs the Debian packages that the tests use where it is root, and names them where it
-/// is not. After the tests here, the attack suite runs in a virtual machine, on Debian's kernel: see
-/// `cargo xtask vm --help`. A test that cannot run here (no root, no memfd_secret …) is reported as skipped with
+/// is not. After the tests here, the attack suite and the driver's tests run in virtual machines, on Debian's
+/// kernel: see `cargo xtask vm --help` and `cargo xtask driver --help`. A test that cannot run here (no root, no memfd_secret …) is reported as skipped with
 /// the reason; with STRONGROOM_NO_SKIP=1 that is a failure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -31,6 +31,7 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<(), String> {
     let in_vm = args.filters.is_empty() && !args.no_vm;
     if in_vm && !args.no_install {
         packages::ensure_vm()?;
+        packages::ensure_driver()?;
     }
     let skips = root.join("target").join("skipped-tests");
     let _ = std::fs::remove_file(&skips);
@@ -51,26 +52,33 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<(), String> {
         )
     });
     // What failed here is no reason to know less of the other kernel.
-    let guest = if in_vm {
-        on_another_kernel(root, &skips)
-    } else {
-        Ok(())
-    };
+    let mut outcomes = vec![outcome];
+    if in_vm {
+        let runs = [
+            ("the attacks", vm::Args::for_tests()),
+            ("the kernel driver", vm::Args::for_driver_tests()),
+        ];
+        for (what, run) in runs {
+            outcomes.push(on_another_kernel(what, &run, root, &skips));
+        }
+    }
     report(&skips);
-    match (outcome, guest) {
-        (Err(here), Err(there)) => Err(format!("{here}; {there}")),
-        (here, there) => here.and(there),
+    let failed: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(failed.join("; "))
     }
 }
 
-/// The attack suite in a virtual machine.
-fn on_another_kernel(root: &Path, skips: &Path) -> Result<(), String> {
-    eprintln!("xtask: the attacks on Debian's kernel, in a virtual machine");
+/// A part of the tests in a virtual machine.
+fn on_another_kernel(what: &str, run: &vm::Args, root: &Path, skips: &Path) -> Result<(), String> {
+    eprintln!("xtask: {what} on Debian's kernel, in a virtual machine");
     let start = Instant::now();
-    let skipped = match vm::run(&vm::Args::for_tests(), root) {
+    let skipped = match vm::run(run, root) {
         Ok(skipped) => skipped,
-        Err(vm::Error::Unavailable(why)) => vec![format!("the virtual machine: {why}")],
-        Err(vm::Error::Failed(why)) => return Err(format!("in the virtual machine: {why}")),
+        Err(vm::Error::Unavailable(why)) => vec![format!("{what} in the virtual machine: {why}")],
+        Err(vm::Error::Failed(why)) => return Err(format!("{what} in the virtual machine: {why}")),
     };
     let seconds = start.elapsed().as_secs();
     eprintln!(

@@ -10,6 +10,14 @@ pub enum Error {
     /// A page stood in the way.
     #[error("at offset {offset:#x}: {0}", offset = .0.page * PAGE)]
     Refused(#[from] Refused),
+    /// The bytes are not all in pages that the guard holds.
+    #[error("the guard does not hold all of {length} bytes from offset {start:#x}")]
+    NotHeld {
+        /// The first byte's offset in the region.
+        start: usize,
+        /// How many bytes.
+        length: usize,
+    },
     /// An address or a length is not a multiple of the page size.
     #[error("{0:#x} is not a multiple of {PAGE} bytes")]
     Misaligned(u64),

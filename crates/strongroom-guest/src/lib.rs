@@ -26,6 +26,7 @@ mod read_only;
 mod record;
 pub mod region;
 mod slice;
+mod under;
 
 pub use backing::{Backing, Limit};
 pub use error::Error;
@@ -36,3 +37,4 @@ pub use read_only::ReadOnly;
 pub use region::{Contents, GuestRegion, Sigbus};
 pub use strongroom_core::page::{PageState, Refused, Side, Why};
 pub use strongroom_sys::PAGE;
+pub use under::{Holds, Marks};

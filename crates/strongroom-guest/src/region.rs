@@ -131,9 +131,16 @@ impl GuestRegion {
     /// Marks the pages that bytes lie in.
     #[inline]
     pub(crate) fn mark_dirty(&self, start: usize, len: usize) {
+        // A call where there is a log, and next to nothing where there is none.
         if let Some(dirty) = &self.dirty {
             dirty.mark(start, len);
         }
+    }
+
+    /// The log of written pages, where one is kept.
+    #[inline]
+    pub(crate) fn dirty(&self) -> Option<&Dirty> {
+        self.dirty.as_ref()
     }
 
     /// Where shared pages are reached.

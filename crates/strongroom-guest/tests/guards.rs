@@ -215,6 +215,110 @@ fn counted_guards_may_go_to_other_threads() {
 }
 
 #[test]
+fn a_slice_under_a_guard_is_of_its_pages_alone() {
+    let region = region();
+    let other = self::region();
+    let guard = region.guard(2 * PAGE + 100..4 * PAGE + 1).unwrap();
+    let counted = region.counted_guard(2 * PAGE..5 * PAGE).unwrap();
+    let all = region.slice_under(&guard, 2 * PAGE..5 * PAGE).unwrap();
+    assert_eq!(all.len(), 3 * PAGE);
+    assert!(region.slice_under(&guard, 3 * PAGE..3 * PAGE).is_ok());
+    let reversed = core::ops::Range {
+        start: 4 * PAGE,
+        end: 3 * PAGE,
+    };
+    for bytes in [
+        2 * PAGE - 1..3 * PAGE,
+        4 * PAGE..5 * PAGE + 1,
+        0..1,
+        usize::MAX - 1..usize::MAX,
+        6 * PAGE..6 * PAGE,
+        reversed,
+    ] {
+        let (start, length) = (bytes.start, bytes.end.saturating_sub(bytes.start));
+        let refused = Error::NotHeld { start, length };
+        for slice in [
+            region.slice_under(&guard, bytes.clone()),
+            region.slice_under(&counted, bytes.clone()),
+        ] {
+            assert_eq!(slice.unwrap_err(), refused);
+        }
+    }
+    // Of another region, it holds nothing; nor does a guard of no bytes.
+    assert!(other.slice_under(&guard, 2 * PAGE..3 * PAGE).is_err());
+    assert!(other.slice_under(&counted, 2 * PAGE..3 * PAGE).is_err());
+    let none = region.guard(7 * PAGE..7 * PAGE).unwrap();
+    assert!(region.slice_under(&none, 7 * PAGE..7 * PAGE + 1).is_err());
+    // What is cut from it does not lead further.
+    assert!(all.subslice(PAGE, 2 * PAGE + 1).is_err());
+    assert!(all.write_slice(&[1; 8], 3 * PAGE - 7).is_err());
+}
+
+#[test]
+fn nothing_is_converted_under_a_guard_that_is_borrowed() {
+    let region = GuestRegion::new(0x10_0000, Poison::new(MIB).unwrap())
+        .unwrap()
+        .with_dirty_log()
+        .unwrap();
+    let bytes = 2 * PAGE + 100..4 * PAGE;
+    let guard = region.guard(bytes.clone()).unwrap();
+    let part = region
+        .slice_under(&guard, bytes.clone())
+        .unwrap()
+        .subslice(PAGE, 64)
+        .unwrap();
+    let held = Why::Held {
+        guards: 1,
+        pages: 2,
+    };
+    // The slice itself is no second guard, and another thread does not get past it, either.
+    let refused = || hide(&region, Duration::ZERO).unwrap_err();
+    assert_eq!((refused().page, refused().why), (2, held));
+    std::thread::scope(|scope| {
+        let refused = scope.spawn(|| hide(&region, Duration::ZERO).unwrap_err());
+        assert_eq!(refused.join().unwrap().why, held);
+    });
+    part.write_slice(&[7; 64], 0).unwrap();
+    let at = MemoryRegionAddress((3 * PAGE + 100) as u64);
+    assert_eq!(region.read_obj::<[u8; 32]>(at).unwrap(), [7; 32]);
+    // Its writes are marked where they are.
+    let dirty = region.take_dirty(0..MIB);
+    assert_eq!((dirty.len(), &dirty[0]), (1, &(3 * PAGE..4 * PAGE)));
+    drop(guard);
+
+    // One that is counted serves in another thread.
+    let counted = region.counted_guard(bytes.clone()).unwrap();
+    std::thread::scope(|scope| {
+        let wrote = scope.spawn(|| {
+            let slice = region.slice_under(&counted, bytes).unwrap();
+            assert_eq!(hide(&region, Duration::ZERO).unwrap_err().why, held);
+            slice.write_slice(&[8; 64], PAGE)
+        });
+        wrote.join().unwrap().unwrap();
+    });
+    assert_eq!(region.read_obj::<[u8; 32]>(at).unwrap(), [8; 32]);
+    drop(counted);
+    hide(&region, Duration::ZERO).unwrap();
+}
+
+#[test]
+fn a_leaked_guard_that_was_shared_leaves_its_slot_whole() {
+    // What a region's end takes from leaked guards is a slot like any other afterwards.
+    for _ in 0..20 {
+        let region = region();
+        let guard = region.guard(0..PAGE).unwrap();
+        std::mem::forget(guard.clone());
+        std::mem::forget(guard);
+        assert_eq!(guards(&region, 0), 1);
+    }
+    let region = region();
+    let several: Vec<_> = (0..20).map(|_| region.guard(0..PAGE).unwrap()).collect();
+    assert_eq!(guards(&region, 0), 20);
+    drop(several);
+    hide(&region, Duration::ZERO).unwrap();
+}
+
+#[test]
 fn no_access_meets_a_private_page_and_none_is_lost() {
     // Threads that read and write through their slots, as fast as they can, while pages come and go.
     let region = region();

@@ -29,7 +29,8 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn read() -> Self {
         let interrupts = fs::read_to_string("/proc/interrupts").unwrap();
-        let interrupts = |name| number(&interrupts, name, 2) as u64;
+        // None where it is switched off.
+        let interrupts = |name| optional(&interrupts, name, 2).unwrap_or(0) as u64;
         let vmstat = fs::read_to_string("/proc/vmstat").unwrap();
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
         Self {
@@ -81,6 +82,12 @@ pub(crate) fn stay_on(processor: usize) {
         "there is no processor {processor}: {}",
         std::io::Error::last_os_error()
     );
+}
+
+/// Switches the second processor on or off.
+pub(crate) fn second_processor(on: bool) {
+    let path = "/sys/devices/system/cpu/cpu1/online";
+    fs::write(path, if on { "1" } else { "0" }).unwrap_or_else(|error| panic!("{path}: {error}"));
 }
 
 /// Another process that is busy there until this is dropped.

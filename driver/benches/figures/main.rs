@@ -32,8 +32,13 @@ fn main() {
     let metadata = counters::driver("metadata") as f64;
     let total = counters::driver("total") as f64;
     counters::stay_on(0);
-    times(rounds);
-    effects(rounds);
+    let mut direct_map = DirectMap::default();
+    // Alone, memfd_secret has nobody to wait for, who on a busy host is late.
+    counters::second_processor(false);
+    times(rounds, &mut direct_map);
+    counters::second_processor(true);
+    effects(rounds, &mut direct_map);
+    direct_map.print();
     println!(
         "note\tOf the driver's pool of {:.0} MiB, {:.4}% describes it.",
         total / MIB as f64,
@@ -97,7 +102,7 @@ fn both<T>(rounds: usize, peer: Kind, mut measure: impl FnMut(Kind) -> T) -> (Ve
     (theirs, ours)
 }
 
-fn times(rounds: usize) {
+fn times(rounds: usize, direct_map: &mut DirectMap) {
     for (pages, size, piece) in [
         ("2 MiB pages", SIZE, SIZE),
         ("4 KiB pages", SIZE, MIB),
@@ -107,7 +112,12 @@ fn times(rounds: usize) {
             counters::driver("huge_entries"),
             counters::driver("small_entries"),
         );
-        let (theirs, ours) = both(rounds, Kind::SecretFile, |kind| life(kind, size, piece));
+        let (theirs, ours) = both(rounds, Kind::SecretFile, |kind| {
+            let before = Counters::read();
+            let times = life(kind, size, piece);
+            direct_map.add(kind, &Counters::read().since(&before));
+            times
+        });
         let huge = counters::driver("huge_entries") - before.0;
         let small = counters::driver("small_entries") - before.1;
         // What was measured is what it is called.
@@ -133,22 +143,17 @@ fn times(rounds: usize) {
     }
 }
 
-/// What 8 MiB in several sizes do to the machine, while something runs on the other processor.
-fn effects(rounds: usize) {
-    let work = |kind| {
+/// What objects of several sizes do to the machine, while something runs on the other processor.
+fn effects(rounds: usize, direct_map: &mut DirectMap) {
+    let mut work = |kind| {
         let before = Counters::read();
-        for piece in [memory::PAGE, 16 * memory::PAGE, MIB, 2 * MIB] {
-            drop(
-                (0..2 * MIB / piece)
-                    .map(|_| {
-                        let memory = Memory::take(kind, piece);
-                        memory.touch();
-                        memory
-                    })
-                    .collect::<Vec<_>>(),
-            );
+        for (count, piece) in [(32, memory::PAGE), (4, 16 * memory::PAGE), (1, 2 * MIB)] {
+            let pieces: Vec<Memory> = (0..count).map(|_| Memory::take(kind, piece)).collect();
+            pieces.iter().for_each(Memory::touch);
         }
-        Counters::read().since(&before)
+        let counters = Counters::read().since(&before);
+        direct_map.add(kind, &counters);
+        counters
     };
     let part = |all: &[Counters], of: fn(&Counters) -> u64| {
         all.iter()
@@ -156,8 +161,9 @@ fn effects(rounds: usize) {
             .collect::<Vec<_>>()
     };
     let other = counters::busy_process(1);
-    let (theirs, ours) = both(rounds, Kind::SecretFile, work);
+    let (theirs, ours) = both(rounds, Kind::SecretFile, &mut work);
     drop(other);
+    assert!(theirs.iter().all(|c| c.calls > 0), "nothing is counted");
     let line = |what: &str, of: fn(&Counters) -> u64| {
         row(
             what,
@@ -169,31 +175,9 @@ fn effects(rounds: usize) {
     };
     line("shootdowns (TLB) on the other processor", |c| c.shootdowns);
     line("calls (CAL) of the other processor", |c| c.calls);
-    // What is split stays so: the sum counts, and not the median.
-    let sum =
-        |all: &[Counters], of: fn(&Counters) -> i64| vec![all.iter().map(of).sum::<i64>() as f64];
-    for (what, unit, of) in [
-        (
-            "direct map: entries split",
-            "",
-            (|c| c.splits) as fn(&Counters) -> i64,
-        ),
-        ("direct map: growth of DirectMap4k", "KiB", |c| c.small),
-        ("direct map: loss of DirectMap2M and 1G", "KiB", |c| {
-            -c.large
-        }),
-    ] {
-        row(
-            what,
-            "memfd_secret",
-            unit,
-            &sum(&theirs, of),
-            &sum(&ours, of),
-        );
-    }
     // A processor that runs another thread of this process must forget what is unmapped, whatever it is.
     let other = counters::busy_thread(1);
-    let (theirs, ours) = both(rounds, Kind::Anonymous, work);
+    let (theirs, ours) = both(rounds, Kind::Anonymous, &mut work);
     drop(other);
     row(
         "the same with a thread of this process there: shootdowns (TLB)",
@@ -202,4 +186,50 @@ fn effects(rounds: usize) {
         &part(&theirs, |c| c.shootdowns),
         &part(&ours, |c| c.shootdowns),
     );
+}
+
+/// What became of the direct map, over everything: what is split stays so.
+#[derive(Default)]
+struct DirectMap {
+    theirs: Changes,
+    ours: Changes,
+}
+
+/// Of entries and of KiB.
+#[derive(Default)]
+struct Changes {
+    splits: i64,
+    small: i64,
+    large: i64,
+}
+
+impl DirectMap {
+    fn add(&mut self, kind: Kind, counters: &Counters) {
+        let sum = match kind {
+            Kind::Driver => &mut self.ours,
+            Kind::SecretFile => &mut self.theirs,
+            Kind::Anonymous => return,
+        };
+        sum.splits += counters.splits;
+        sum.small += counters.small;
+        sum.large += counters.large;
+    }
+
+    fn print(&self) {
+        let line = |what: &str, unit: &str, of: fn(&Changes) -> i64| {
+            let value = |changes| [of(changes) as f64];
+            row(
+                what,
+                "memfd_secret",
+                unit,
+                &value(&self.theirs),
+                &value(&self.ours),
+            );
+        };
+        line("direct map: entries split", "", |sum| sum.splits);
+        line("direct map: growth of DirectMap4k", "KiB", |sum| sum.small);
+        line("direct map: loss of DirectMap2M and 1G", "KiB", |sum| {
+            -sum.large
+        });
+    }
 }

@@ -54,8 +54,8 @@ fn ordinary_memory_is_seen_from_outside_also_after_its_process_was_killed() {
             pattern.write(map.address(), 64);
             std::mem::forget(map);
         });
-        assert_eq!(outside.count_elsewhere(&pattern), 64);
-        assert_eq!(outside.count_in_pool(&pattern), 0);
+        let alive = outside.count_elsewhere(&pattern);
+        assert_eq!((alive, outside.count_in_pool(&pattern)), (64, 0));
         kill(child);
         outside.count_elsewhere(&pattern) > 0
     });
@@ -78,7 +78,10 @@ fn secret_memory_is_seen_from_outside_in_the_pool_and_nowhere_else() {
         let pattern = Pattern::new();
         let map = full(&pattern, mode, bytes);
         assert_eq!(outside.count_in_pool(&pattern), map.len() / P, "{mode:?}");
-        assert_eq!(outside.count_elsewhere(&pattern), 0, "{mode:?}");
+        // It is gigabytes: once.
+        if mode == Mode::EXCLUSIVE {
+            assert_eq!(outside.count_elsewhere(&pattern), 0, "{mode:?}");
+        }
         // munmap returns when it is wiped.
         map.unmap(0, map.len()).unwrap();
         assert_eq!(outside.count_in_pool(&pattern), 0, "{mode:?}");
@@ -221,7 +224,7 @@ fn one_turn(pattern: &Pattern, turn: u64) {
 
 #[test]
 fn killed_in_the_middle_of_everything_it_leaves_nothing() {
-    const ROUNDS: u32 = 12;
+    const ROUNDS: u32 = 8;
     let Some(_alone) = alone() else { return };
     let Some(mut outside) = Outside::connect() else {
         return;

@@ -11,12 +11,13 @@ const METHOD: &str = "\
 acceleration), where strongroom.ko has a pool that was set aside at boot: trust the ratios, not the times. *First touch* is a write to \
 each page of 4 KiB of 8 MiB (objects of 4 KiB: of 1 MiB), mapped before; *taken, touched and given back* is everything from \
 opening the device, or memfd_secret, to the last munmap. With *2 MiB pages* the object is one of 8 MiB; with *4 KiB pages* \
-objects are of 1 MiB, too small for larger entries; the driver's own counts are checked to say so. The driver wipes pages \
+objects are of 1 MiB, too small for larger entries; the driver's own counts are checked to say so. The second processor is switched off for these: with it, each of memfd_secret's touches waits for it, \
+which on a busy host takes any time. The driver wipes pages \
 when they are given back, and not at first touch as memfd_secret does: the second figure has both. *Shootdowns* and the *direct \
-map*: 2 MiB each in objects of 4 KiB, 64 KiB, 1 MiB and 2 MiB, taken, touched and given back by a process on one processor while another process \
+map*: 32 objects of 4 KiB, 4 of 64 KiB and one of 2 MiB, taken, touched and given back by a process on one processor while another process \
 is busy on the other one; of that one /proc/interrupts tells how often it was interrupted to flush user addresses (`TLB`) or to call a function (`CAL`), by \
 which the kernel has its own addresses flushed. There is no third way, and the kernel's `nr_tlb_remote_flush` is not compiled in. \
-Splits are `direct_map_level2_splits` and `level3_splits` of /proc/vmstat; of splits and the direct map the sum over all rounds counts. \
+Splits are `direct_map_level2_splits` and `level3_splits` of /proc/vmstat; what counts of the direct map is the sum over all rounds of all measurements here. \
 Where a thread of the same process runs on the other processor, whatever is unmapped must be flushed there, and the driver is to do no more than \
 anonymous memory does. An emulated processor has no caches that a read could miss: that uncached memory is so is shown \
 by the entries of the page tables, in the driver's tests, and not here.";

@@ -33,11 +33,14 @@ const PARTS: [Part; 8] = [
         title: "Guest memory: accesses",
         method: "\
 `crates/strongroom-guest/benches/guest/ram.rs`: shared pages of `GuestRam` and of vm-memory's own mmap backend, both a memfd \
-that was touched before. Accesses of up to 4 KiB go over 1 MiB, larger ones over 32 MiB. An access of *a region* skips vm-memory's \
-search for it; one in *a held slice* takes no guard.",
+that was touched before. Accesses of up to 4 KiB go over 256 KiB, larger ones over 32 MiB. An access of *a region* skips vm-memory's \
+search for it; one in *a held slice* takes no guard of its own, but shares the slice's; *under a held guard* none is taken, \
+shared or let go of.",
         promises: &[
             promise("read_slice, ", Target::Times(1.05)),
             promise("write_slice, ", Target::Times(1.05)),
+            promise("read_slice under a held guard", Target::Times(1.05)),
+            promise("write_slice under a held guard", Target::Times(1.05)),
         ],
     },
     Part {

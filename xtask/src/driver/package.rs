@@ -122,3 +122,85 @@ fn set_modes(directory: &Path) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// What is in a directory, by its path there.
+    fn files(directory: &Path, prefix: &str, found: &mut BTreeMap<String, (u32, Vec<u8>)>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let name = format!("{prefix}{}", path.file_name().unwrap().to_str().unwrap());
+            if path.is_dir() {
+                files(&path, &format!("{name}/"), found);
+            } else {
+                let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+                found.insert(name, (mode, fs::read(&path).unwrap()));
+            }
+        }
+    }
+
+    #[test]
+    fn the_package_has_all_that_dkms_and_kbuild_ask_for() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let package = build(root, place.path()).unwrap();
+        let unpacked = place.path().join("unpacked");
+        output(
+            Command::new("dpkg-deb")
+                .arg("--raw-extract")
+                .args([&package, &unpacked]),
+        )
+        .unwrap();
+        let mut found = BTreeMap::new();
+        files(&unpacked, "", &mut found);
+        for (name, (mode, bytes)) in &found {
+            let runs = ["DEBIAN/postinst", "DEBIAN/prerm"].contains(&name.as_str())
+                || name.ends_with("/object.sh");
+            assert_eq!(*mode, if runs { 0o755 } else { 0o644 }, "{name}");
+            let text = String::from_utf8_lossy(bytes);
+            assert!(!text.contains("@VERSION@"), "{name}");
+            if runs {
+                let checked = Command::new("sh")
+                    .arg("-n")
+                    .arg(unpacked.join(name))
+                    .status();
+                assert!(checked.unwrap().success(), "{name}");
+            }
+        }
+        let text = |name: &str| {
+            let (_, bytes) = found.get(name).unwrap_or_else(|| panic!("no {name}"));
+            String::from_utf8(bytes.clone()).unwrap()
+        };
+        let sources = format!("usr/src/strongroom-{VERSION}");
+        // Each object that Kbuild names has a source, and each header that is included is there.
+        let kbuild = text(&format!("{sources}/Kbuild"));
+        let objects: Vec<_> = kbuild
+            .split_whitespace()
+            .filter_map(|word| word.strip_suffix(".o"))
+            .filter(|word| word.starts_with("shim/"))
+            .collect();
+        assert!(objects.len() >= 6);
+        for object in objects {
+            let source = text(&format!("{sources}/{object}.c"));
+            for header in source
+                .lines()
+                .filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix('"'))
+            {
+                text(&format!("{sources}/shim/{header}"));
+            }
+        }
+        for source in ["bitflags", "strongroom-core", "strongroom-driver"] {
+            text(&format!("{sources}/rust/{source}/src/lib.rs"));
+        }
+        // As dkms reads it.
+        let said = output(Command::new("bash").arg("-c").arg(
+            ". \"$0\" && echo $PACKAGE_NAME $PACKAGE_VERSION ${BUILT_MODULE_NAME[0]} && [[ 6.12.1-x =~ $BUILD_EXCLUSIVE_KERNEL ]] && [[ ! 6.18.1 =~ $BUILD_EXCLUSIVE_KERNEL ]]",
+        ).arg(unpacked.join(&sources).join("dkms.conf")));
+        assert_eq!(said.unwrap(), format!("strongroom {VERSION} strongroom\n"));
+        assert!(text("usr/lib/udev/rules.d/60-strongroom.rules").contains("GROUP=\"strongroom\""));
+        assert!(text("usr/lib/sysusers.d/strongroom.conf").contains("g     strongroom"));
+    }
+}

@@ -267,7 +267,7 @@ const SUITES: [Suite; 9] = [
         ],
         needs: Needs {
             modules: &["kvm_amd"],
-            host: &["ssh-keygen", "ssh-agent", "ssh-add"],
+            host: &["cat", "ssh-keygen", "ssh-agent", "ssh-add"],
             ..NOTHING
         },
     },

@@ -1,5 +1,6 @@
 //! A guard: while it lives, its pages stay shared.
 
+use super::slot_guard::addresses;
 use super::word::{Tag, Word};
 use super::{AtomicWord, PageStates, Parking, Refused, Why};
 use core::fmt;
@@ -32,6 +33,11 @@ where
             words,
             first: pages.start,
         })
+    }
+
+    /// The pages that a guard holds; an empty range where they are not among these.
+    pub fn counted_by(&self, guard: &Guard<'_, P, A>) -> Range<usize> {
+        self.pages_at(&addresses(guard.words))
     }
 
     #[inline]

@@ -15,6 +15,8 @@ use strongroom_sys::{Errno, PAGE, driver};
 
 /// The driver tells root its ranges there.
 const RANGES: &str = "/sys/class/misc/strongroom/ranges";
+/// And how much it has of the kernel's own memory, which is in none of them.
+const LENT: &str = "/sys/class/misc/strongroom/lent";
 /// A pool is looked at up to this size, in bytes.
 const SEARCHED: u64 = 1 << 30;
 
@@ -38,8 +40,15 @@ fn covers(line: &str, address: usize) -> bool {
 /// The frames of the whole pool, a range each.
 ///
 /// # Errors
-/// Where the driver does not tell, or the pool is too large to be looked at.
+/// Where the driver does not tell, or the pool is too large to be looked at, or not all in ranges.
 pub(super) fn frames() -> Result<Vec<Range<u64>>, Refusal> {
+    let lent = std::fs::read_to_string(LENT).map_err(Refusal::because(LENT))?;
+    if lent.trim() != "0" {
+        let lent = lent.trim();
+        return Err(Refusal::new(format!(
+            "{lent} bytes are lent by the kernel, of which no range tells"
+        )));
+    }
     let text = std::fs::read_to_string(RANGES).map_err(Refusal::because(RANGES))?;
     let ranges: Option<Vec<_>> = text.lines().map(range).collect();
     let ranges = ranges.filter(|ranges| !ranges.is_empty());
@@ -112,9 +121,15 @@ impl Taken {
         self.pieces.iter().any(|&(start, len)| {
             // SAFETY: mapped by `all`, readable, and unmapped in `drop` only.
             let bytes = unsafe { std::slice::from_raw_parts(start, len) };
-            needles.iter().any(|needle| contains(bytes, needle))
+            // All of it is zero where nothing was left, and that is soon seen.
+            !is_zero(bytes) && needles.iter().any(|needle| contains(bytes, needle))
         })
     }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    let rest = bytes.get(1..).unwrap_or_default();
+    bytes.first().is_none_or(|&first| first == 0) && bytes.get(..rest.len()) == Some(rest)
 }
 
 impl Drop for Taken {
@@ -129,6 +144,18 @@ impl Drop for Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zeros_are_told_from_others_at_either_end() {
+        let mut bytes = [0; 100];
+        assert!(is_zero(&bytes) && is_zero(&[]) && is_zero(&[0]) && !is_zero(&[1]));
+        for at in [0, 1, 98, 99] {
+            bytes[at] = 1;
+            assert!(!is_zero(&bytes), "{at}");
+            bytes[at] = 0;
+        }
+        assert!(!is_zero(&[7; 9]));
+    }
 
     #[test]
     fn a_line_of_ranges() {

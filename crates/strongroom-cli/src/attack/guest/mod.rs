@@ -31,10 +31,10 @@ pub(super) fn visitors() -> impl Iterator<Item = Visitor> {
 
 const VISITORS: [Visitor; 5] = [
     visitor("guest-plain", "guest-plain"),
+    visitor("strongroom-guest-driver", "guest-driver"),
     visitor("strongroom-guest-poison", "guest-poison"),
     visitor("strongroom-guest-pair", "guest-pair"),
     visitor("strongroom-guest-attributes", "guest-attributes"),
-    visitor("strongroom-guest-driver", "guest-driver"),
 ];
 
 /// How a guest's memory is kept.

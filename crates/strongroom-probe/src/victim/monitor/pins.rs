@@ -87,11 +87,16 @@ pub(super) fn vmsplice(monitor: &mut dyn Monitor, masked: &[u8]) -> Looked {
     let (reads, writes) = rustix::pipe::pipe().map_err(failed("a pipe"))?;
     // SAFETY: a page of this process.
     let pinned = unsafe { peek::vmsplice(&writes, view as *const u8, PAGE) };
-    pinned.map_err(failed("vmsplice of the shared page"))?;
     make_private(monitor)?;
-    let mut page = [0; PAGE];
-    rustix::io::read(&reads, &mut page).map_err(failed("the pipe"))?;
-    let mut loot = vec![judge("vmsplice before", &page, masked)];
+    let before = "vmsplice before";
+    let mut loot = vec![match pinned {
+        Ok(_) => {
+            let mut page = [0; PAGE];
+            rustix::io::read(&reads, &mut page).map_err(failed("the pipe"))?;
+            judge(before, &page, masked)
+        }
+        Err(error) => refused(before, error),
+    }];
     let mut splice = |range: Range| {
         let mut bytes = Vec::new();
         let mut at = range.start;
@@ -147,17 +152,20 @@ fn register(range: Range) -> Result<Ring, Errno> {
 pub(super) fn io_uring(monitor: &mut dyn Monitor, masked: &[u8]) -> Looked {
     let view = monitor.view(LATER);
     stale::mark(monitor, LATER)?;
-    let before = match register(Range::page(view)) {
-        Ok(ring) => ring,
-        Err(Errno::OPNOTSUPP) => {
-            let why = "io_uring: this kernel has none, or it is switched off";
-            return Ok(vec![Loot::skipped(why)]);
-        }
-        Err(error) => return Err(failed("IORING_REGISTER_BUFFERS of the shared page")(error)),
-    };
+    let registered = register(Range::page(view));
+    if let Err(Errno::OPNOTSUPP) = registered {
+        let why = "io_uring: this kernel has none, or it is switched off";
+        return Ok(vec![Loot::skipped(why)]);
+    }
     make_private(monitor)?;
-    let bytes = written(&before, Range::page(view)).map_err(failed("the ring's write"))?;
-    let mut loot = vec![judge("io_uring before", &bytes, masked)];
+    let before = "io_uring before";
+    let mut loot = vec![match registered {
+        Ok(ring) => {
+            let bytes = written(&ring, Range::page(view)).map_err(failed("the ring's write"))?;
+            judge(before, &bytes, masked)
+        }
+        Err(error) => refused(before, error),
+    }];
     let mut through = |range| register(range).and_then(|ring| written(&ring, range));
     loot.extend(after("io_uring after", view, masked, &mut through));
     Ok(loot)

@@ -1,80 +1,10 @@
 //! The pool of chunks against a model that keeps one `bool` a page and searches by looking.
 
+mod model;
+
+use model::Model;
 use proptest::prelude::*;
 use strongroom_core::pool::{CHUNK_PAGES, ChunkPool};
-
-/// True is free.
-struct Model(Vec<bool>);
-
-impl Model {
-    fn chunks(&self) -> usize {
-        self.0.len() / CHUNK_PAGES
-    }
-
-    fn whole(&self, chunk: usize) -> bool {
-        let pages = self.0.chunks(CHUNK_PAGES).nth(chunk);
-        pages.is_some_and(|pages| pages.iter().all(|&free| free))
-    }
-
-    /// `count` whole chunks from here on.
-    fn all_whole(&self, chunk: usize, count: usize) -> bool {
-        chunk + count <= self.chunks() && (chunk..chunk + count).all(|chunk| self.whole(chunk))
-    }
-
-    /// A free page of a chunk that is cut.
-    fn loose(&self, page: usize) -> bool {
-        self.0[page] && !self.whole(page / CHUNK_PAGES)
-    }
-
-    fn take(&mut self, n: usize) -> Option<usize> {
-        let count = n.div_ceil(CHUNK_PAGES);
-        if n == 0 || n > self.0.len() {
-            return None;
-        }
-        let chunks = 0..self.chunks();
-        let start = if n.is_multiple_of(CHUNK_PAGES) {
-            let highest = chunks.rev().find(|&chunk| self.all_whole(chunk, count))?;
-            highest * CHUNK_PAGES
-        } else {
-            let loose: Vec<bool> = (0..self.0.len()).map(|page| self.loose(page)).collect();
-            let lowest = loose.windows(n).position(|run| run.iter().all(|&l| l));
-            match lowest {
-                Some(start) => start,
-                None => {
-                    let mut chunks = chunks;
-                    chunks.find(|&chunk| self.all_whole(chunk, count))? * CHUNK_PAGES
-                }
-            }
-        };
-        self.0[start..start + n].fill(false);
-        Some(start)
-    }
-
-    fn give(&mut self, start: usize, n: usize) -> bool {
-        let Some(end) = start.checked_add(n) else {
-            return false;
-        };
-        let possible = n > 0
-            && self
-                .0
-                .get(start..end)
-                .is_some_and(|run| run.iter().all(|&f| !f));
-        if possible {
-            self.0[start..end].fill(true);
-        }
-        possible
-    }
-
-    /// The longest run of loose pages, or of whole chunks.
-    fn largest(&self) -> usize {
-        let longest = |of: &dyn Fn(usize) -> bool| {
-            let pages: Vec<bool> = (0..self.0.len()).map(of).collect();
-            let runs = pages.split(|&free| !free).map(<[bool]>::len);
-            runs.max().unwrap_or(0)
-        };
-        longest(&|page| self.loose(page)).max(longest(&|page| self.whole(page / CHUNK_PAGES)))
-    }
-}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -104,7 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_chunks_answer_as_the_model_does(
@@ -114,7 +44,7 @@ proptest! {
     ) {
         let mut metadata = vec![0; ChunkPool::metadata_words(chunks)];
         let mut pool = ChunkPool::new(chunks, &mut metadata);
-        let mut model = Model(vec![false; chunks * CHUNK_PAGES]);
+        let mut model = Model::taken(chunks);
         // At first not always whole chunks, as where a carve-out begins within one.
         let (start, n) = given;
         let n = n.min((chunks * CHUNK_PAGES).saturating_sub(start));
@@ -140,12 +70,11 @@ proptest! {
                     prop_assert!(!pool.give(start + low, part), "twice");
                 }
             }
-            prop_assert_eq!(pool.free_pages(), model.0.iter().filter(|&&free| free).count());
-            let whole = (0..chunks).filter(|&chunk| model.whole(chunk)).count();
-            prop_assert_eq!(pool.free_chunks(), whole);
+            prop_assert_eq!(pool.free_pages(), model.free());
+            prop_assert_eq!(pool.free_chunks(), model.free_chunks());
             prop_assert_eq!(pool.largest_free_run(), model.largest());
         }
-        for (page, &free) in model.0.iter().enumerate() {
+        for (page, &free) in model.pages().iter().enumerate() {
             prop_assert_eq!(pool.is_taken(page, 1), !free);
         }
     }
