@@ -19,6 +19,12 @@
 struct carve_out {
 	u64 start;
 	u64 size;
+	/*
+	 * What /dev/mem refuses even where iomem=relaxed lifts its other checks (resource_is_exclusive): exclusive
+	 * system RAM. Not busy, so that nothing that looks for system RAM to use it finds any (as virtio_mem's).
+	 */
+	struct resource *cover;
+	/* In it: no other driver's. */
 	struct resource *claim;
 	/* An address range without entries: with it the kernel remembers that the memory is write-back. */
 	void __iomem *place;
@@ -29,8 +35,7 @@ struct carve_out {
 static struct carve_out carve_outs[RANGES];
 static unsigned int count;
 
-/* The first address from `start` on that a kernel mapping at `offset` from it has, or `end`. */
-static u64 first_mapped(u64 start, u64 end, unsigned long offset)
+u64 sr_first_mapped(u64 start, u64 end, unsigned long offset)
 {
 	u64 at = start;
 
@@ -93,7 +98,7 @@ static int check(const struct carve_out *c)
 		if (!(at & (BLOCK - 1)))
 			cond_resched();
 	}
-	at = first_mapped(c->start, end, PAGE_OFFSET);
+	at = sr_first_mapped(c->start, end, PAGE_OFFSET);
 	if (at < end) {
 		pr_err("%#llx is in the direct map\n", at);
 		return -EBUSY;
@@ -101,14 +106,44 @@ static int check(const struct carve_out *c)
 	return 0;
 }
 
-static int claim(struct carve_out *c, int node)
+/* The room's ranges are of one node each: a carve-out may lie on several. */
+static int add(const struct carve_out *c)
 {
-	int error = check(c);
+	u64 at = c->start, end = c->start + c->size;
+	int error = 0;
 
+	sr_room_lock();
+	while (!error && at < end) {
+		int node = phys_to_target_node(at);
+		u64 from = at;
+
+		do
+			at += BLOCK;
+		while (at < end && phys_to_target_node(at) == node);
+		error = strongroom_add(from >> PAGE_SHIFT, (at - from) >> PAGE_SHIFT, node);
+	}
+	sr_room_unlock();
+	if (error == -EINVAL)
+		pr_err("the pool is in more than %u ranges\n", RANGES);
+	return error;
+}
+
+static int claim(struct carve_out *c)
+{
+	const struct carve_out *other;
+	int error;
+
+	for (other = carve_outs; other < c; other++)
+		if (c->start < other->start + other->size && other->start < c->start + c->size) {
+			pr_err("%#llx-%#llx overlaps another range of pool\n", c->start, c->start + c->size);
+			return -EINVAL;
+		}
+	error = check(c);
 	if (error)
 		return error;
-	/* Exclusive: with CONFIG_STRICT_DEVMEM alone /dev/mem refuses it. */
-	c->claim = __request_region(&iomem_resource, c->start, c->size, "strongroom", IORESOURCE_EXCLUSIVE);
+	c->cover = __request_region(&iomem_resource, c->start, c->size, "strongroom", IORESOURCE_EXCLUSIVE);
+	if (c->cover)
+		c->claim = __request_region(c->cover, c->start, c->size, "strongroom", IORESOURCE_EXCLUSIVE);
 	if (!c->claim) {
 		pr_err("%#llx-%#llx is claimed by another driver\n", c->start, c->start + c->size);
 		return -EBUSY;
@@ -124,16 +159,16 @@ static int claim(struct carve_out *c, int node)
 	}
 	strip((unsigned long)c->place, c->size);
 	on_each_cpu(forget_translations, NULL, 1);
-	if (first_mapped(c->start, c->start + c->size, (unsigned long)c->place - c->start) < c->start + c->size) {
+	if (sr_first_mapped(c->start, c->start + c->size, (unsigned long)c->place - c->start) < c->start + c->size) {
 		pr_err("%#llx-%#llx keeps a kernel mapping\n", c->start, c->start + c->size);
 		return -EIO;
 	}
+	/* After ioremap_cache, which maps no system RAM. */
+	c->cover->flags |= IORESOURCE_SYSTEM_RAM;
+	c->cover->flags &= ~IORESOURCE_BUSY;
 	c->ours = true;
 	sr_wipe(c->start >> PAGE_SHIFT, c->size >> PAGE_SHIFT);
-	sr_room_lock();
-	error = strongroom_add(c->start >> PAGE_SHIFT, c->size >> PAGE_SHIFT, node);
-	sr_room_unlock();
-	return error;
+	return add(c);
 }
 
 /* start:size, with K, M, G; whole blocks of 2 MiB inside of it. */
@@ -167,10 +202,6 @@ int sr_carve_outs_claim(const char *ranges)
 {
 	const char *at = ranges;
 
-	if (!ranges || !*ranges) {
-		pr_err("no pool: pool=START:SIZE[,START:SIZE]\n");
-		return -EINVAL;
-	}
 	while (*at && *at != '\n') {
 		struct carve_out *c = &carve_outs[count];
 		int error;
@@ -185,7 +216,7 @@ int sr_carve_outs_claim(const char *ranges)
 			return error;
 		}
 		count++;
-		error = claim(c, phys_to_target_node(c->start));
+		error = claim(c);
 		if (error)
 			return error;
 	}
@@ -210,7 +241,13 @@ void sr_carve_outs_release(void)
 		if (c->place)
 			iounmap(c->place);
 		if (c->claim)
+			__release_region(c->cover, c->start, c->size);
+		if (c->cover) {
+			/* As it was given: the search for it passes over what is not busy. */
+			c->cover->flags &= ~IORESOURCE_SYSRAM;
+			c->cover->flags |= IORESOURCE_BUSY;
 			__release_region(&iomem_resource, c->start, c->size);
+		}
 		memset(c, 0, sizeof(*c));
 	}
 }

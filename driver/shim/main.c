@@ -13,6 +13,9 @@
 static char *pool = "";
 module_param(pool, charp, 0400);
 MODULE_PARM_DESC(pool, "memory set aside at boot by memmap=SIZE$START: START:SIZE[,START:SIZE], with K, M or G");
+static char *lend = "";
+module_param(lend, charp, 0400);
+MODULE_PARM_DESC(lend, "the most memory that the kernel lends, in blocks of 2 MiB, with K, M or G (none); not on stock kernels");
 static uint user_percent = 50;
 module_param(user_percent, uint, 0400);
 MODULE_PARM_DESC(user_percent, "the most of the pool that one user may hold, in percent (50)");
@@ -73,6 +76,7 @@ static int at_reboot(struct notifier_block *block, unsigned long event, void *da
 		unmap_mapping_range(object->file->f_mapping, 0, 0, 1);
 	sr_room_unlock();
 	sr_carve_outs_wipe();
+	sr_blocks_wipe();
 	return NOTIFY_DONE;
 }
 
@@ -121,7 +125,14 @@ static int __init enter(void)
 
 	if (error)
 		return error;
+	if (!*pool && !*lend) {
+		pr_err("no pool: pool=START:SIZE[,START:SIZE]\n");
+		error = -EINVAL;
+		goto no_pool;
+	}
 	error = sr_carve_outs_claim(pool);
+	if (!error && *lend)
+		error = sr_blocks_allow(lend);
 	if (error)
 		goto no_pool;
 	sr_room_lock();
@@ -138,7 +149,8 @@ static int __init enter(void)
 	error = misc_register(&device);
 	if (error)
 		goto no_device;
-	pr_info("%llu MiB\n", state.total >> (20 - PAGE_SHIFT));
+	pr_info("%llu MiB, and up to %llu MiB that the kernel lends\n", state.total >> (20 - PAGE_SHIFT),
+		state.lent_limit >> (20 - PAGE_SHIFT));
 	return 0;
 
 no_device:
@@ -161,4 +173,6 @@ static void __exit end(void)
 module_init(enter);
 module_exit(end);
 MODULE_DESCRIPTION("Secret memory that the kernel has no mapping of");
+/* That of the workspace: tests/version.rs. */
+MODULE_VERSION("0.1.0");
 MODULE_LICENSE("GPL");

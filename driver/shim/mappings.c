@@ -75,6 +75,8 @@ static void sr_close(struct vm_area_struct *vma)
 	}
 	mutex_unlock(&object->lock);
 	kfree(mapping);
+	if (pages)
+		sr_blocks_return();
 }
 
 static int sr_may_split(struct vm_area_struct *vma, unsigned long address)
@@ -101,8 +103,9 @@ static int make_entry(pte_t *place, unsigned long address, void *data)
 	if (!pte_none(ptep_get(place)))
 		return 0;
 	pte = pte_mkyoung(pte_mkspecial(pfn_pte(pfn, e->vma->vm_page_prot)));
+	/* Said here: vm_page_prot says it not where /proc/PID/clear_refs asked to be told of writes. */
 	if (e->vma->vm_flags & VM_WRITE)
-		pte = pte_mkdirty(pte);
+		pte = pte_mkwrite_novma(pte_mkdirty(pte));
 	set_pte_at(e->vma->vm_mm, address, place, pte);
 	e->made++;
 	return 0;
@@ -153,7 +156,7 @@ static bool map_huge(struct vm_fault *vmf, const struct sr_run *run)
 		return false;
 	pmd = pmd_mkyoung(pmd_mkspecial(pmd_mkhuge(pfn_pmd(pfn, vma->vm_page_prot))));
 	if (vma->vm_flags & VM_WRITE)
-		pmd = pmd_mkdirty(pmd);
+		pmd = pmd_mkwrite_novma(pmd_mkdirty(pmd));
 	lock = pmd_lock(vma->vm_mm, vmf->pmd);
 	if (pmd_none(*vmf->pmd)) {
 		set_pmd_at(vma->vm_mm, block, vmf->pmd, pmd);

@@ -185,10 +185,11 @@ static unsigned long sr_file_area(struct file *file, unsigned long address, unsi
 	const struct sr_object *object = file->private_data;
 	unsigned long found = thp_get_unmapped_area(file, address, length, pgoff, flags);
 
-	if (READ_ONCE(object->mode) & STRONGROOM_HUGE && !IS_ERR_VALUE(found) &&
-	    (found - (pgoff << PAGE_SHIFT)) & ~PMD_MASK)
-		return -EINVAL;
-	return found;
+	if (!(READ_ONCE(object->mode) & STRONGROOM_HUGE) || IS_ERR_VALUE(found) ||
+	    !((found - (pgoff << PAGE_SHIFT)) & ~PMD_MASK))
+		return found;
+	/* Whose it is comes first, as with all else. */
+	return READ_ONCE(object->mm) == current->mm ? -EINVAL : -EPERM;
 }
 
 /* RLIMIT_MEMLOCK, over what is locked and what is pinned. close() gives back without the lock of the former. */
@@ -209,6 +210,7 @@ static int fill(struct sr_object *object, u64 pages)
 	struct sr_room_state state;
 	bool unlimited = false;
 	struct sr_run run;
+	size_t lacking;
 	u64 page;
 	int error;
 
@@ -219,6 +221,10 @@ static int fill(struct sr_object *object, u64 pages)
 	}
 	object->uid = from_kuid(&init_user_ns, user);
 	object->pid = task_tgid_nr(current);
+	sr_room_lock();
+	lacking = sr_revoked || sr_paused ? 0 : strongroom_lacking(object->rust);
+	sr_room_unlock();
+	sr_blocks_take(lacking, numa_mem_id());
 again:
 	sr_room_lock();
 	error = -ENXIO;
@@ -236,6 +242,7 @@ again:
 	}
 	if (error) {
 		atomic64_sub(pages, &object->mm->pinned_vm);
+		sr_blocks_return();
 		if (error == -EDQUOT)
 			atomic64_inc(&sr_counters.refused_limit);
 		else if (error == -ENOMEM)
@@ -265,7 +272,8 @@ static int sr_file_mmap(struct file *file, struct vm_area_struct *vma)
 	struct sr_mapping *mapping;
 	int error, further;
 
-	if (!(vma->vm_flags & VM_SHARED))
+	/* VM_SHARED is not set where the descriptor was opened to be read. */
+	if (!(vma->vm_flags & VM_MAYSHARE))
 		return -EINVAL;
 	if (vma->vm_flags & VM_EXEC)
 		return -EPERM;

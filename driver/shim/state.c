@@ -16,12 +16,14 @@ u64 sr_modes_served(void)
 	return SR_HUGE_ENTRIES ? modes | STRONGROOM_HUGE : modes;
 }
 
-static u64 properties(void)
+static u64 properties(u64 lent_limit)
 {
 	u64 all = STRONGROOM_WRITE_BACK_RESERVED;
 
 	if (IS_ENABLED(CONFIG_STRICT_DEVMEM) || !IS_ENABLED(CONFIG_DEVMEM))
 		all |= STRONGROOM_DEV_MEM_CLOSED;
+	if (lent_limit)
+		all |= STRONGROOM_DYNAMIC_POOL;
 	return all;
 }
 
@@ -33,7 +35,7 @@ void sr_fill_abi(struct strongroom_abi *abi)
 	strongroom_state(&state);
 	sr_room_unlock();
 	abi->modes = sr_modes_served();
-	abi->properties = properties();
+	abi->properties = properties(state.lent_limit);
 	abi->page = STRONGROOM_PAGE;
 	abi->huge_page = SR_HUGE_ENTRIES ? STRONGROOM_HUGE_PAGE : 0;
 	abi->total = state.total << PAGE_SHIFT;
@@ -101,15 +103,38 @@ ABI_NUMBER(modes, abi.modes);
 ABI_NUMBER(properties, abi.properties);
 ABI_NUMBER(version, STRONGROOM_VERSION);
 
+#define ROOM_NUMBER(attribute, value)                                                                    \
+	static ssize_t attribute##_show(struct device *device, struct device_attribute *a, char *page)   \
+	{                                                                                                \
+		struct sr_room_state state;                                                              \
+                                                                                                         \
+		sr_room_lock();                                                                          \
+		strongroom_state(&state);                                                                \
+		sr_room_unlock();                                                                        \
+		return sysfs_emit(page, "%llu\n", (u64)(value));                                         \
+	}                                                                                                \
+	static DEVICE_ATTR_RO(attribute)
+
+ROOM_NUMBER(lent, state.lent << PAGE_SHIFT);
+ROOM_NUMBER(lent_limit, state.lent_limit << PAGE_SHIFT);
+ROOM_NUMBER(joined, (u64)atomic64_read(&sr_counters.joined) << PMD_SHIFT);
+
 static ssize_t holders_show(struct device *device, struct device_attribute *attribute, char *page)
 {
 	const struct sr_object *object;
 	ssize_t length = 0;
+	char line[80];
 
 	sr_room_lock();
-	list_for_each_entry(object, &sr_holders, holder)
-		length += sysfs_emit_at(page, length, "%d %u %llu %llu\n", object->pid, object->uid,
-					strongroom_held(object->runs) << PAGE_SHIFT, object->mode);
+	list_for_each_entry(object, &sr_holders, holder) {
+		int bytes = scnprintf(line, sizeof(line), "%d %u %llu %llu\n", object->pid, object->uid,
+				      strongroom_held(object->runs) << PAGE_SHIFT, object->mode);
+
+		/* Half a line would be another number. */
+		if (length + bytes >= PAGE_SIZE)
+			break;
+		length += sysfs_emit_at(page, length, "%s", line);
+	}
 	sr_room_unlock();
 	return length;
 }
@@ -139,6 +164,9 @@ static struct attribute *attributes[] = {
 	&dev_attr_modes.attr,
 	&dev_attr_properties.attr,
 	&dev_attr_version.attr,
+	&dev_attr_lent.attr,
+	&dev_attr_lent_limit.attr,
+	&dev_attr_joined.attr,
 	&dev_attr_holders.attr,
 	&dev_attr_ranges.attr,
 	NULL,

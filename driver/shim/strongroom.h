@@ -3,7 +3,7 @@
  * The boundary between the shim and the Rust part: src/boundary.rs and src/shim.rs say the same with
  * the locks that each function needs, and the shim's own parts.
  *
- * Order of locks: mmap_lock, then an object's lock, then the room's. User memory is copied under none
+ * Order of locks: mmap_lock, then an object's lock, then that of lent blocks, then the room's. User memory is copied under none
  * of the latter two.
  */
 #ifndef STRONGROOM_H
@@ -29,6 +29,8 @@ struct sr_room_state {
 	u64 metadata;
 	u64 objects;
 	u64 user_limit;
+	u64 lent;
+	u64 lent_limit;
 };
 
 struct sr_run {
@@ -38,6 +40,10 @@ struct sr_run {
 };
 
 int strongroom_add(u64 pfn, size_t pages, int node);
+int strongroom_lend(u64 end, size_t limit);
+size_t strongroom_lacking(const struct sr_rust_object *object);
+bool strongroom_add_block(u64 pfn);
+bool strongroom_spare_block(u64 *pfn);
 void strongroom_limit_users(u32 percent);
 void strongroom_clear(void);
 void strongroom_state(struct sr_room_state *state);
@@ -115,12 +121,26 @@ int sr_carve_outs_claim(const char *ranges);
 void sr_carve_outs_wipe(void);
 void sr_carve_outs_release(void);
 ssize_t sr_carve_outs_show(char *page);
+/* The first address from `start` on that a kernel mapping at `offset` from it has, or `end`. */
+u64 sr_first_mapped(u64 start, u64 end, unsigned long offset);
+
+/* ---- blocks.c ---- */
+
+/* Has the kernel lend at most this much. */
+int sr_blocks_allow(const char *size);
+/* Has it lend as many blocks as it can of those wanted. */
+void sr_blocks_take(size_t wanted, int node);
+/* Gives it back those that nobody holds a page of. Not under the room's lock. */
+void sr_blocks_return(void);
+void sr_blocks_wipe(void);
 
 /* ---- state.c ---- */
 
 struct sr_counters {
 	atomic64_t faults, small_entries, huge_entries, wiped;
 	atomic64_t refused_full, refused_limit, refused_owner;
+	/* Blocks whose direct map was in 4 KiB entries and is no more. */
+	atomic64_t joined;
 };
 
 extern struct sr_counters sr_counters;
@@ -135,6 +155,13 @@ u64 sr_modes_served(void);
 extern bool sr_revoked;
 extern bool sr_paused;
 extern struct percpu_rw_semaphore sr_revocation;
+
+/* Kbuild found the symbols that blocks.c needs. */
+#if defined(SR_HAS_DIRECT_MAP_SYMBOLS) && defined(CONFIG_ARCH_HAS_SET_DIRECT_MAP)
+#define SR_LENDING 1
+#else
+#define SR_LENDING 0
+#endif
 
 /* 2 MiB entries without a struct page need the special bit in them (6.12, x86). */
 #if defined(CONFIG_TRANSPARENT_HUGEPAGE) && defined(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP)

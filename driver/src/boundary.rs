@@ -46,6 +46,10 @@ pub struct RoomState {
     pub objects: u64,
     /// The most for one user.
     pub user_limit: u64,
+    /// What the kernel has lent.
+    pub lent: u64,
+    /// The most that it is to lend.
+    pub lent_limit: u64,
 }
 
 /// Adds pages to the room: 0 or -EINVAL, -ENOMEM. The room's lock.
@@ -56,6 +60,51 @@ pub struct RoomState {
 pub unsafe extern "C" fn strongroom_add(pfn: u64, pages: usize, node: i32) -> i32 {
     // SAFETY: the caller's word.
     status(unsafe { room(|room| room.add(pfn, pages, node)) })
+}
+
+/// Has the kernel lend at most `limit` pages, of numbers below `end`: 0 or -EINVAL, -ENOMEM. The room's lock.
+///
+/// # Safety
+/// Under the room's lock.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strongroom_lend(end: u64, limit: usize) -> i32 {
+    // SAFETY: the caller's word.
+    status(unsafe { room(|room| room.lend(end, limit)) })
+}
+
+/// How many blocks the kernel is to lend before the object is filled. The object's and the room's lock.
+///
+/// # Safety
+/// Under both locks.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strongroom_lacking(object: *const Object) -> usize {
+    // SAFETY: the caller's word.
+    unsafe { room(|room| (*object).lacking(room)) }
+}
+
+/// A block that the kernel lends, wiped; false where it is not taken. The room's lock.
+///
+/// # Safety
+/// Under the room's lock. The block has no kernel mapping and is the driver's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strongroom_add_block(pfn: u64) -> bool {
+    // SAFETY: the caller's word.
+    unsafe { room(|room| room.add_block(pfn)) }
+}
+
+/// A lent block that nobody holds a page of, which is the kernel's from now on; false where there is none. The room's lock.
+///
+/// # Safety
+/// Under the room's lock; `pfn` may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strongroom_spare_block(pfn: *mut u64) -> bool {
+    // SAFETY: the caller's word.
+    let Some(block) = (unsafe { room(Room::spare_block) }) else {
+        return false;
+    };
+    // SAFETY: the caller's word.
+    unsafe { *pfn = block };
+    true
 }
 
 /// Sets the limit of users, in percent of the pool. The room's lock.
@@ -93,6 +142,8 @@ pub unsafe extern "C" fn strongroom_state(state: *mut RoomState) {
             metadata: room.metadata_bytes() as u64,
             objects: room.objects() as u64,
             user_limit: room.user_limit() as u64,
+            lent: room.lent_pages() as u64,
+            lent_limit: room.lent_limit() as u64,
         });
     }
 }

@@ -131,6 +131,14 @@ impl Object {
         }
     }
 
+    /// How many blocks the kernel would have to lend for it: see [`Room::lacking`].
+    pub fn lacking(&self, room: &Room) -> usize {
+        match self.state {
+            State::Ready => room.lacking(self.pages, self.mode.contains(Mode::HUGE)),
+            _ => 0,
+        }
+    }
+
     /// Takes its pages out of the room.
     ///
     /// # Errors

@@ -26,9 +26,22 @@ struct Range {
 }
 
 impl Range {
+    /// All of the pages, free.
+    ///
     /// # Errors
     /// `Nomem`; `Inval` where so many pages cannot be.
     fn new(first: u64, pages: usize, node: i32) -> Result<Self, Errno> {
+        let mut range = Self::taken(first, pages, node)?;
+        let before = (first % BLOCK as u64) as usize;
+        if range.pool.give(before, pages) {
+            Ok(range)
+        } else {
+            Err(Errno::Inval)
+        }
+    }
+
+    /// The same without a free page.
+    fn taken(first: u64, pages: usize, node: i32) -> Result<Self, Errno> {
         let before = (first % BLOCK as u64) as usize;
         let all = before.checked_add(pages).ok_or(Errno::Inval)?;
         let blocks = all.div_ceil(BLOCK);
@@ -39,16 +52,25 @@ impl Range {
         // SAFETY: `sr_alloc` gave that many zero words, aligned; they are freed after the pool that
         // alone has this reference.
         let metadata = unsafe { slice::from_raw_parts_mut(memory.as_ptr(), words) };
-        let mut pool = ChunkPool::new(blocks, metadata);
-        let given = pool.give(before, pages);
-        let range = Self {
+        Ok(Self {
             first,
             pages,
             node,
-            pool,
+            pool: ChunkPool::new(blocks, metadata),
             metadata: memory,
+        })
+    }
+
+    /// Takes one run and appends it; false where there is none.
+    fn take(&mut self, pages: usize, runs: &mut Runs) -> Result<bool, Errno> {
+        let Some(start) = self.pool.take(pages) else {
+            return Ok(false);
         };
-        if given { Ok(range) } else { Err(Errno::Inval) }
+        let appended = runs.append(self.base().saturating_add(start as u64), pages);
+        if appended.is_err() && !self.pool.give(start, pages) {
+            return Err(Errno::Inval);
+        }
+        appended.map(|()| true)
     }
 
     fn metadata_bytes(&self) -> usize {
@@ -105,6 +127,12 @@ pub struct Want {
 #[derive(Debug)]
 pub struct Room {
     ranges: [Option<Range>; RANGES],
+    /// Blocks of the kernel's own memory, by their page frame numbers: all that are not lent are taken
+    /// in here.
+    lent: Option<Range>,
+    /// The most pages that the kernel is to lend.
+    lent_limit: usize,
+    lent_pages: usize,
     users: Users,
     user_limit: usize,
     objects: usize,
@@ -115,6 +143,9 @@ impl Room {
     pub const fn new() -> Self {
         Self {
             ranges: [const { None }; RANGES],
+            lent: None,
+            lent_limit: 0,
+            lent_pages: 0,
             users: Users::new(),
             user_limit: 0,
             objects: 0,
@@ -139,10 +170,69 @@ impl Room {
         Ok(())
     }
 
-    /// The most that a user may hold, in percent of the pool.
+    /// Has the kernel lend blocks: at most `limit` pages, of page frame numbers below `end`. 0.0035 % of
+    /// the memory below `end` goes for their description.
+    ///
+    /// # Errors
+    /// `Inval` where that was said before, `Nomem`.
+    pub fn lend(&mut self, end: u64, limit: usize) -> Result<(), Errno> {
+        if self.lent.is_some() {
+            return Err(Errno::Inval);
+        }
+        let pages = usize::try_from(end).map_err(|_| Errno::Inval)?;
+        self.lent = Some(Range::taken(0, pages, -1)?);
+        self.lent_limit = limit;
+        Ok(())
+    }
+
+    /// The most pages that the kernel is to lend.
+    pub fn lent_limit(&self) -> usize {
+        self.lent_limit
+    }
+
+    /// Pages that the kernel has lent.
+    pub fn lent_pages(&self) -> usize {
+        self.lent_pages
+    }
+
+    /// How many blocks the kernel would have to lend for all of a request to be served of such.
+    pub fn lacking(&self, pages: usize, huge: bool) -> usize {
+        let Some(lent) = &self.lent else { return 0 };
+        let whole = lent.pool.free_chunks().saturating_mul(BLOCK);
+        let there = if huge { whole } else { lent.pool.free_pages() };
+        let left = self.lent_limit.saturating_sub(self.lent_pages) / BLOCK;
+        pages.saturating_sub(there).div_ceil(BLOCK).min(left)
+    }
+
+    /// The kernel lends a block, wiped. False where it cannot be one, or the limit is reached: then it is not the room's.
+    pub fn add_block(&mut self, pfn: u64) -> bool {
+        let Ok(start) = usize::try_from(pfn) else {
+            return false;
+        };
+        let Some(lent) = &mut self.lent else {
+            return false;
+        };
+        let given = start.is_multiple_of(BLOCK)
+            && self.lent_pages.saturating_add(BLOCK) <= self.lent_limit
+            && lent.pool.give(start, BLOCK);
+        if given {
+            self.lent_pages = self.lent_pages.saturating_add(BLOCK);
+        }
+        given
+    }
+
+    /// A block that the kernel lent and that nobody holds a page of: it is the room's no more.
+    pub fn spare_block(&mut self) -> Option<u64> {
+        let start = self.lent.as_mut()?.pool.take(BLOCK)?;
+        self.lent_pages = self.lent_pages.saturating_sub(BLOCK);
+        Some(start as u64)
+    }
+
+    /// The most that a user may hold, in percent of the pool and of what the kernel is to lend.
     pub fn limit_users(&mut self, percent: u32) {
-        self.user_limit = (self.pages() / 100).saturating_mul(percent as usize)
-            + (self.pages() % 100).saturating_mul(percent as usize) / 100;
+        let all = self.pages().saturating_add(self.lent_limit);
+        self.user_limit = (all / 100).saturating_mul(percent as usize)
+            + (all % 100).saturating_mul(percent as usize) / 100;
     }
 
     /// The most that a user may hold, in pages.
@@ -150,19 +240,20 @@ impl Room {
         self.user_limit
     }
 
-    /// All pages.
+    /// All pages: those of the carve-outs, and those that the kernel has lent now.
     pub fn pages(&self) -> usize {
-        self.ranges().map(|range| range.pages).sum()
+        let own: usize = self.ranges().map(|range| range.pages).sum();
+        own.saturating_add(self.lent_pages)
     }
 
     /// Pages that can be given out.
     pub fn free_pages(&self) -> usize {
-        self.ranges().map(|range| range.pool.free_pages()).sum()
+        self.all().map(|range| range.pool.free_pages()).sum()
     }
 
     /// The largest free run that an object can get in one: of whole blocks, or of pages of cut ones.
     pub fn largest_free_run(&self) -> usize {
-        self.ranges()
+        self.all()
             .map(|range| range.pool.largest_free_run())
             .max()
             .unwrap_or(0)
@@ -170,7 +261,7 @@ impl Room {
 
     /// The memory that describes the pages, in bytes.
     pub fn metadata_bytes(&self) -> usize {
-        self.ranges().map(Range::metadata_bytes).sum()
+        self.all().map(Range::metadata_bytes).sum()
     }
 
     /// Objects that hold pages.
@@ -233,11 +324,21 @@ impl Room {
         self.ranges.iter().flatten()
     }
 
+    fn all(&self) -> impl Iterator<Item = &Range> {
+        self.ranges().chain(&self.lent)
+    }
+
+    /// Whole blocks first, so that they lie at multiples of 2 MiB in the object; of each size, those
+    /// that the kernel lent before those of the carve-outs.
     fn gather(&mut self, want: &Want, runs: &mut Runs) -> Result<(), Errno> {
+        let blocks = |runs: &Runs| want.pages.saturating_sub(runs.pages()) / BLOCK;
+        if let Some(lent) = &mut self.lent {
+            while blocks(runs) > 0 && lent.take(BLOCK, runs)? {}
+        }
         // By halves of what is wanted: where 64 blocks in a row are not there, 32 may be.
-        let mut step = want.pages / BLOCK;
+        let mut step = blocks(runs);
         while step > 0 {
-            step = step.min(want.pages.saturating_sub(runs.pages()) / BLOCK);
+            step = step.min(blocks(runs));
             if step > 0 && !self.take(step.saturating_mul(BLOCK), want.node, runs)? {
                 step /= 2;
             }
@@ -247,28 +348,30 @@ impl Room {
             if left == 0 {
                 return Ok(());
             }
+            if want.huge {
+                return Err(Errno::Nomem);
+            }
             // Less than a block, so that cut ones are asked first; and at most what is there.
-            let pages = left.min(BLOCK - 1).min(self.largest_free_run());
-            if want.huge || !self.take(pages, want.node, runs)? {
+            let most = left.min(BLOCK - 1);
+            if let Some(lent) = &mut self.lent
+                && lent.take(most.min(lent.pool.largest_free_run()), runs)?
+            {
+                continue;
+            }
+            let largest = self.ranges().map(|range| range.pool.largest_free_run());
+            let pages = most.min(largest.max().unwrap_or(0));
+            if !self.take(pages, want.node, runs)? {
                 return Err(Errno::Nomem);
             }
         }
     }
 
-    /// Takes one run and appends it; false where there is none. The wanted node's ranges come first.
+    /// Takes one run of the carve-outs and appends it; false where there is none. The wanted node's come first.
     fn take(&mut self, pages: usize, node: i32, runs: &mut Runs) -> Result<bool, Errno> {
         for near in [true, false] {
             for range in self.ranges.iter_mut().flatten() {
-                if (range.node == node) != near {
-                    continue;
-                }
-                if let Some(start) = range.pool.take(pages) {
-                    let pfn = range.base().saturating_add(start as u64);
-                    let appended = runs.append(pfn, pages);
-                    if appended.is_err() {
-                        self.put_back(pfn, pages);
-                    }
-                    return appended.map(|()| true);
+                if (range.node == node) == near && range.take(pages, runs)? {
+                    return Ok(true);
                 }
             }
         }
@@ -276,17 +379,24 @@ impl Room {
     }
 
     fn put_back(&mut self, pfn: u64, pages: usize) -> bool {
-        // Runs that join can cross from one range into its neighbour.
+        // Runs that join can cross from one range into its neighbour, and from a block that is lent.
         let mut pfn = pfn;
         let mut left = pages;
         while left > 0 {
-            let found = self
+            let own = self
                 .ranges
                 .iter_mut()
                 .flatten()
                 .find_map(|range| range.find(pfn).map(|found| (range, found)));
-            let Some((range, (start, there))) = found else {
-                return false;
+            let (range, (start, there)) = match (own, &mut self.lent) {
+                (Some(own), _) => own,
+                (None, Some(lent)) => {
+                    let Some((start, there)) = lent.find(pfn) else {
+                        return false;
+                    };
+                    (lent, (start, there.min(BLOCK - start % BLOCK)))
+                }
+                (None, None) => return false,
             };
             let part = left.min(there);
             if !range.pool.give(start, part) {

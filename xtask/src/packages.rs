@@ -38,7 +38,7 @@ const VM: [&str; 7] = [
 ];
 
 /// What a kernel is built with, its part in Rust too.
-const KERNEL: [&str; 12] = [
+const KERNEL: [&str; 13] = [
     "bc",
     "bison",
     "flex",
@@ -48,6 +48,7 @@ const KERNEL: [&str; 12] = [
     "libelf-dev",
     "libssl-dev",
     "make",
+    "patch",
     "rust-web-src",
     "rustc-web",
     "tar",

@@ -151,7 +151,7 @@ pub struct Info {
     pub refused_full: u64,
     /// Mappings refused because of RLIMIT_MEMLOCK (EAGAIN) or the limit of a user (EDQUOT).
     pub refused_limit: u64,
-    /// Mappings refused to an address space that is not the owner (EPERM).
+    /// Calls refused to an address space that is not the owner (EPERM).
     pub refused_owner: u64,
 }
 

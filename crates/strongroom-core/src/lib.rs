@@ -12,10 +12,12 @@
 //! * [`pool::RunPool`]: which pages of an address range are free, in O(log n).
 //! * [`pool::ChunkPool`]: the same for 2 MiB chunks that are cut into pages and joined again.
 //! * [`page::PageStates`]: which pages of a guest are private, shared, or on the way.
+//! * [`gate::Gate`]: holds virtual processors out of a guest.
 
 #![no_std]
 
 pub mod driver;
+pub mod gate;
 pub mod level;
 pub mod page;
 pub mod pool;

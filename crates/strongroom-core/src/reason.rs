@@ -12,6 +12,24 @@ pub enum Reason {
     NoSecretMemory,
     /// The kernel answers EPERM or EACCES, as a seccomp filter does.
     NotPermitted,
+    /// There is no device of the kernel driver's.
+    NoDriver,
+    /// The device of the kernel driver's may not be opened.
+    DriverNotPermitted,
+    /// The kernel driver that is loaded has another interface than this library.
+    DriverDiffers,
+    /// The kernel driver cannot keep root from reading its memory by /dev/mem.
+    DriverExposed,
+    /// The kernel driver's pool has too little left.
+    PoolFull {
+        /// How much was wanted at once.
+        need: u64,
+    },
+    /// The kernel driver gives this user no more.
+    PoolLimit {
+        /// How much was wanted at once.
+        need: u64,
+    },
     /// RLIMIT_MEMLOCK leaves too little.
     LockLimit {
         /// How much was wanted at once.
@@ -72,6 +90,12 @@ impl Reason {
         match self {
             Reason::NoSecretMemory => "no-secret-memory",
             Reason::NotPermitted => "not-permitted",
+            Reason::NoDriver => "no-driver",
+            Reason::DriverNotPermitted => "driver-not-permitted",
+            Reason::DriverDiffers => "driver-differs",
+            Reason::DriverExposed => "driver-exposed",
+            Reason::PoolFull { .. } => "pool-full",
+            Reason::PoolLimit { .. } => "pool-limit",
             Reason::LockLimit { .. } => "lock-limit",
             Reason::OutOfMemory => "out-of-memory",
             Reason::TooManyFiles => "too-many-files",
@@ -100,6 +124,18 @@ impl Reason {
             Reason::NotPermitted => {
                 "allow the memfd_secret system call: systemd SystemCallFilter=memfd_secret; Docker 22, containerd 1.6 or newer"
             }
+            Reason::NoDriver => "load the kernel driver: `modprobe strongroom`",
+            Reason::DriverNotPermitted => {
+                "add the user to the group of /dev/strongroom: `strongroom doctor` names it"
+            }
+            Reason::DriverDiffers => "load the module that belongs to this version of strongroom",
+            Reason::DriverExposed => {
+                "boot a kernel with CONFIG_STRICT_DEVMEM and CONFIG_IO_STRICT_DEVMEM"
+            }
+            Reason::PoolFull { .. } => {
+                "end a process that holds much of it (`strongroom doctor` as root), or set more aside at boot (memmap=)"
+            }
+            Reason::PoolLimit { .. } => "raise the module's parameter user_percent",
             Reason::LockLimit { .. } => {
                 "raise it: `ulimit -l unlimited`; systemd LimitMEMLOCK=infinity; docker run --ulimit memlock=-1"
             }
@@ -135,6 +171,24 @@ impl fmt::Display for Reason {
         match *self {
             Reason::NoSecretMemory => f.write_str("the kernel has no memfd_secret (ENOSYS)"),
             Reason::NotPermitted => f.write_str("memfd_secret is not permitted here (EPERM)"),
+            Reason::NoDriver => f.write_str("there is no /dev/strongroom"),
+            Reason::DriverNotPermitted => {
+                f.write_str("/dev/strongroom may not be opened by this user (EACCES)")
+            }
+            Reason::DriverDiffers => {
+                f.write_str("the strongroom module that is loaded has another interface (EINVAL)")
+            }
+            Reason::DriverExposed => {
+                f.write_str("this kernel lets root read the memory of /dev/strongroom by /dev/mem")
+            }
+            Reason::PoolFull { need } => write!(
+                f,
+                "the pool of /dev/strongroom is full: {need} more bytes were needed (ENOMEM)"
+            ),
+            Reason::PoolLimit { need } => write!(
+                f,
+                "/dev/strongroom gives this user no more: {need} bytes were needed (EDQUOT)"
+            ),
             Reason::LockLimit { need, limit } => write!(
                 f,
                 "the locked-memory limit (RLIMIT_MEMLOCK) is {limit} bytes and {need} more were needed (EAGAIN)"

@@ -4,12 +4,54 @@
 
 use proptest::prelude::*;
 use std::ops::Range;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicUsize};
 use strongroom_core::page::{
-    Conversion, ExclusivePin, Guard, PageState, PageStates, Refused, Side, Spin, Why,
+    Conversion, ExclusivePin, Fence, Guard, Holders, PageState, PageStates, Parking, Record,
+    Refused, Side, Slot, SlotGuard, Spin, Why,
 };
 
 const PAGES: usize = 12;
+const SLOTS: usize = 3;
+
+/// One thread with a record.
+#[derive(Clone, Copy)]
+struct Alone<'a>(&'a Record<AtomicUsize, SLOTS>);
+
+impl Fence for Alone<'_> {
+    fn light(&self) {}
+
+    fn heavy(&self) -> bool {
+        panic!("there is nobody else")
+    }
+
+    fn full(&self) {}
+}
+
+impl Holders for Alone<'_> {
+    type Address = AtomicUsize;
+
+    fn others(&self) -> bool {
+        false
+    }
+
+    fn each(&self, mut look: impl FnMut(&[Slot])) {
+        look(self.0.slots());
+    }
+}
+
+impl Parking<AtomicU32> for Alone<'_> {
+    type Deadline = u32;
+
+    fn park(&self, word: &AtomicU32, seen: u32, deadline: u32) -> bool {
+        Spin.park(word, seen, deadline)
+    }
+
+    fn unpark(&self, _word: &AtomicU32) {}
+
+    fn pause(&self, looks: u32, deadline: u32) -> bool {
+        looks < deadline
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -17,6 +59,9 @@ enum Step {
     /// One more on part of a guard that is out.
     Again(usize, Range<usize>),
     DropGuard(usize),
+    GuardIn(Range<usize>),
+    Share(usize),
+    DropSlot(usize),
     Pin(Range<usize>),
     DropPin(usize),
     PinToConversion(usize),
@@ -38,6 +83,9 @@ fn step() -> impl Strategy<Value = Step> {
         4 => range().prop_map(Step::Guard),
         2 => (which.clone(), range()).prop_map(|(n, r)| Step::Again(n, r)),
         4 => which.clone().prop_map(Step::DropGuard),
+        4 => range().prop_map(Step::GuardIn),
+        2 => which.clone().prop_map(Step::Share),
+        5 => which.clone().prop_map(Step::DropSlot),
         2 => range().prop_map(Step::Pin),
         2 => which.clone().prop_map(Step::DropPin),
         1 => which.clone().prop_map(Step::PinToConversion),
@@ -54,6 +102,8 @@ fn step() -> impl Strategy<Value = Step> {
 struct Page {
     side: Side,
     guards: u32,
+    /// Those of them that are in slots.
+    slots: u32,
     pinned: bool,
     /// Where a conversion that has it takes it.
     going: Option<Side>,
@@ -87,12 +137,14 @@ impl Page {
         }
     }
 
+    /// Why its word takes no pin; slots are looked at later.
     fn pin_shut(&self) -> Option<Why> {
-        self.shut().or(match (self.going, self.guards) {
-            (Some(_), _) => Some(Why::Converting),
-            (None, 0) => None,
-            (None, guards) => Some(Why::Held { guards, pages: 1 }),
-        })
+        self.shut()
+            .or(match (self.going, self.guards - self.slots) {
+                (Some(_), _) => Some(Why::Converting),
+                (None, 0) => None,
+                (None, guards) => Some(Why::Held { guards, pages: 0 }),
+            })
     }
 
     fn conversion_shut(&self) -> Option<Why> {
@@ -121,9 +173,24 @@ impl Model {
 
     fn convertible(&self, pages: &Range<usize>, to: Side) -> Result<(), Refused> {
         self.first(pages, Page::conversion_shut)?;
+        match to {
+            Side::Private => self.let_go(pages),
+            Side::Shared => Ok(()),
+        }
+    }
+
+    fn pinnable(&self, pages: &Range<usize>) -> Result<(), Refused> {
+        match self.first(pages, Page::pin_shut) {
+            Err(refused) if !matches!(refused.why, Why::Held { .. }) => Err(refused),
+            _ => self.let_go(pages),
+        }
+    }
+
+    /// Nobody holds any of them.
+    fn let_go(&self, pages: &Range<usize>) -> Result<(), Refused> {
         let held: Vec<_> = pages
             .clone()
-            .filter(|&page| to == Side::Private && self.0[page].guards > 0)
+            .filter(|&page| self.0[page].guards > 0)
             .collect();
         held.first().map_or(Ok(()), |&page| {
             let (guards, pages) = (self.0[page].guards, held.len());
@@ -163,12 +230,16 @@ proptest! {
     ) {
         let initial = if initially_private { Side::Private } else { Side::Shared };
         let words = [const { AtomicU32::new(0) }; PAGES];
-        let states = PageStates::new(&words, initial, Spin);
-        let page = Page { side: initial, guards: 0, pinned: false, going: None, poisoned: false };
+        let record = Record::new();
+        let states = PageStates::new(&words, initial, Alone(&record));
+        let page = Page { side: initial, guards: 0, slots: 0, pinned: false, going: None, poisoned: false };
         let mut model = Model([page; PAGES]);
-        let mut guards: Vec<Guard<'_, Spin>> = Vec::new();
-        let mut pins: Vec<ExclusivePin<'_, Spin>> = Vec::new();
-        let mut conversions: Vec<Conversion<'_, Spin>> = Vec::new();
+        let mut guards: Vec<Guard<'_, Alone<'_>>> = Vec::new();
+        // Each with its slot's pages, which all that share it have in common.
+        let mut in_slots: Vec<(std::rc::Rc<Range<usize>>, SlotGuard<'_>)> = Vec::new();
+        let mut taken = 0;
+        let mut pins: Vec<ExclusivePin<'_, Alone<'_>>> = Vec::new();
+        let mut conversions: Vec<Conversion<'_, Alone<'_>>> = Vec::new();
         let commit = |model: &mut Model, pages: Range<usize>| model.each(pages, |page| {
             page.side = page.going.take().unwrap();
         });
@@ -200,11 +271,37 @@ proptest! {
                     model.each(guard.pages(), |page| page.guards -= 1);
                     drop(guard);
                 },
+                Step::GuardIn(pages) => {
+                    let got = states.guard_in(&record, pages.clone());
+                    let free = taken < SLOTS && model.first(&pages, Page::shut).is_ok();
+                    prop_assert_eq!(got.is_some(), free);
+                    if let Some(guard) = got {
+                        if !pages.is_empty() {
+                            prop_assert_eq!(states.held_by(&guard), pages.clone());
+                            let page = (pages.start + pages.end) / 2;
+                            prop_assert_eq!(states.held_from(&guard, page), pages.end - page);
+                        }
+                        model.each(pages.clone(), |page| (page.guards, page.slots) = (page.guards + 1, page.slots + 1));
+                        taken += 1;
+                        in_slots.push((std::rc::Rc::new(pages), guard));
+                    }
+                }
+                Step::Share(n) => if !in_slots.is_empty() {
+                    let shared = in_slots[n % in_slots.len()].clone();
+                    in_slots.push(shared);
+                },
+                Step::DropSlot(n) => if let Some((pages, guard)) = take(&mut in_slots, n) {
+                    drop(guard);
+                    if let Ok(pages) = std::rc::Rc::try_unwrap(pages) {
+                        model.each(pages, |page| (page.guards, page.slots) = (page.guards - 1, page.slots - 1));
+                        taken -= 1;
+                    }
+                },
                 Step::Pin(pages) => {
                     let got = states.pin(pages.clone());
                     prop_assert_eq!(
                         got.as_ref().map(|_| ()).map_err(|e| *e),
-                        model.first(&pages, Page::pin_shut)
+                        model.pinnable(&pages)
                     );
                     if let Ok(pin) = got {
                         model.each(pages, |page| page.pinned = true);

@@ -2,8 +2,11 @@
 
 use core::sync::atomic::AtomicU32;
 use rustix::thread::futex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use strongroom_core::page::Parking;
+
+/// How often slots are looked at before the first sleep: about as long as an access takes.
+const SPINS: u32 = 100;
 
 /// How a conversion waits for guards: it sleeps in the kernel, until the last one goes or the deadline
 /// is past. The words are this process's own.
@@ -30,5 +33,20 @@ impl Parking<AtomicU32> for Futex {
     fn unpark(&self, word: &AtomicU32) {
         // One conversion has the page: one waits.
         let _ = futex::wake(word, futex::Flags::PRIVATE, 1);
+    }
+
+    fn pause(&self, looks: u32, deadline: Instant) -> bool {
+        let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+            return false;
+        };
+        match looks.checked_sub(SPINS) {
+            None => core::hint::spin_loop(),
+            // 1, 2, 4 … µs, up to 1 ms.
+            Some(sleeps) => {
+                let moment = Duration::from_micros(1 << sleeps.min(10));
+                std::thread::sleep(moment.min(left));
+            }
+        }
+        true
     }
 }

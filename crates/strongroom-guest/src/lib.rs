@@ -12,20 +12,25 @@
 //! * [`page_table`]: address spaces of the guest, each with its own secrets.
 //! * [`ram`]: the same as `vm-memory`'s traits, for everything that is written against those.
 
+mod access;
 pub mod backing;
 mod dirty;
 mod error;
 mod futex;
+mod guard;
 pub mod kvm;
 mod mapping;
 pub mod page_table;
 pub mod ram;
 mod read_only;
+mod record;
 pub mod region;
+mod slice;
 
 pub use backing::{Backing, Limit};
 pub use error::Error;
 pub use futex::Futex;
+pub use guard::{CountedGuard, Guard};
 pub use ram::GuestRam;
 pub use read_only::ReadOnly;
 pub use region::{Contents, GuestRegion, Sigbus};

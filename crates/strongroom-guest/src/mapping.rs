@@ -4,10 +4,10 @@
 use crate::Error;
 use core::ops::Range;
 use core::sync::atomic::AtomicU32;
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::mm::{MapFlags, ProtFlags};
 use strongroom_sys::memory::{self, Advice};
-use strongroom_sys::{Errno, PAGE};
+use strongroom_sys::{Errno, PAGE, driver};
 
 /// A range of this process's address space.
 #[derive(Debug)]
@@ -81,6 +81,14 @@ impl Mapping {
             unsafe { rustix::mm::mmap(core::ptr::null_mut(), len, access, flags, file, offset) }
                 .map_err(Error::of("mmap"))?;
         let start = start.cast();
+        Ok(Self { start, len })
+    }
+
+    /// The whole of a driver's object, from a multiple of 2 MiB where it is as long. In bytes.
+    pub(crate) fn of_driver(object: &OwnedFd, len: usize) -> Result<Self, Error> {
+        // SAFETY: a new mapping replaces nothing.
+        let start = unsafe { driver::map(object, memory::Place::Anywhere, len) };
+        let start = start.map_err(Error::of("mmap(/dev/strongroom)"))?;
         Ok(Self { start, len })
     }
 

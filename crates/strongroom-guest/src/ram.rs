@@ -1,29 +1,255 @@
 //! Guest memory as `vm-memory` knows it: regions whose slices hold their guards.
 //!
 //! Whatever is written against `vm_memory::GuestMemory` works on [`GuestRam`] unchanged (rings of
-//! virtio-queue, linux-loader, vhost-user backends). Only shared pages can be read, written or sliced.
+//! virtio-queue, vhost-user backends), and against `GuestMemoryBackend` on what it dereferences to
+//! (linux-loader). Only shared pages can be read, written or sliced.
 //! A private page is an error, an [`Error`] inside `GuestMemoryError::IOError`, which [`cause`] finds; it
 //! is never a SIGBUS. A slice holds its pages shared for as long as it lives, and so do the slices
 //! that are cut from it: a device that keeps one keeps the pages from becoming private, and the
 //! conversion says so.
 
-use crate::region::{Guard, GuestRegion, touched};
-use crate::{Error, PAGE};
-use core::ops::Range;
-use core::sync::atomic::Ordering;
+use crate::{Error, Guard, GuestRegion};
+use core::iter::FusedIterator;
+use core::ops::Deref;
 use std::io;
-use std::rc::Rc;
+use std::sync::Arc;
 use strongroom_core::page::{Refused, Why};
-use vm_memory::bitmap::{Bitmap, BitmapSlice, WithBitmapSlice};
+use vm_memory::guest_memory::GuestMemorySliceIterator;
 use vm_memory::{
-    AtomicAccess, Bytes, GuestAddress, GuestMemoryError, GuestMemoryRegion, GuestRegionCollection,
-    GuestUsize, MemoryRegionAddress, ReadVolatile, VolatileSlice, WriteVolatile,
+    GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError, GuestRegionCollection,
+    GuestRegionCollectionError, Permissions, VolatileSlice,
 };
 
-/// All of a guest's memory: [regions](GuestRegion), in the order of their addresses.
-pub type GuestRam = GuestRegionCollection<GuestRegion>;
+pub use crate::slice::{FEW, Held, Slices};
 
-type Answer<T> = Result<T, GuestMemoryError>;
+/// All of a guest's memory: [regions](GuestRegion), in the order of their addresses.
+///
+/// It dereferences to `vm-memory`'s own collection of them, for what takes a `GuestMemoryBackend`.
+#[derive(Clone, Debug)]
+pub struct GuestRam {
+    regions: GuestRegionCollection<GuestRegion>,
+    /// Where they lie, at hand.
+    places: Vec<Place>,
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    start: u64,
+    len: u64,
+    region: Arc<GuestRegion>,
+}
+
+impl GuestRam {
+    /// Regions in the order of their addresses.
+    ///
+    /// # Errors
+    /// No regions; some that are not in order, or overlap.
+    pub fn from_regions(regions: Vec<GuestRegion>) -> Result<Self, GuestRegionCollectionError> {
+        Self::from_arc_regions(regions.into_iter().map(Arc::new).collect())
+    }
+
+    /// The same of regions that are others' as well.
+    ///
+    /// # Errors
+    /// As [`from_regions`](Self::from_regions).
+    pub fn from_arc_regions(
+        regions: Vec<Arc<GuestRegion>>,
+    ) -> Result<Self, GuestRegionCollectionError> {
+        let place = |region: &Arc<GuestRegion>| Place {
+            start: region.start(),
+            len: region.len() as u64,
+            region: Arc::clone(region),
+        };
+        Ok(Self {
+            places: regions.iter().map(place).collect(),
+            regions: GuestRegionCollection::from_arc_regions(regions)?,
+        })
+    }
+
+    /// Where an address lies: the region, and how far from its beginning.
+    #[inline]
+    fn place(&self, address: u64) -> Option<(&Place, u64)> {
+        // There are few: one, or two around a hole.
+        self.places.iter().find_map(|place| {
+            let at = address.wrapping_sub(place.start);
+            (at < place.len).then_some((place, at))
+        })
+    }
+}
+
+impl Deref for GuestRam {
+    type Target = GuestRegionCollection<GuestRegion>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.regions
+    }
+}
+
+impl GuestMemory for GuestRam {
+    type PhysicalMemory = GuestRegionCollection<GuestRegion>;
+    type Bitmap = Slices;
+
+    fn check_range(&self, addr: GuestAddress, count: usize, _access: Permissions) -> bool {
+        GuestMemoryBackend::check_range(&self.regions, addr, count)
+    }
+
+    #[inline]
+    fn get_slices<'a>(
+        &'a self,
+        addr: GuestAddress,
+        count: usize,
+        _access: Permissions,
+    ) -> Answer<impl GuestMemorySliceIterator<'a, Held<'a>>> {
+        Ok(Pieces {
+            ram: self,
+            at: addr.0,
+            left: count,
+        })
+    }
+
+    fn physical_memory(&self) -> Option<&Self::PhysicalMemory> {
+        Some(&self.regions)
+    }
+}
+
+/// The slices of an access, one a region.
+///
+/// What follows is written so that an access in one region is put together in registers: what is seldom needed
+/// is a call, and takes and gives values, as what is passed by reference lives on the stack from then on.
+struct Pieces<'a> {
+    ram: &'a GuestRam,
+    /// Where the next one begins.
+    at: u64,
+    /// Bytes that are left.
+    left: usize,
+}
+
+/// Bytes that are held.
+struct Piece<'a> {
+    region: &'a GuestRegion,
+    start: usize,
+    len: usize,
+    guard: Guard<'a>,
+}
+
+impl GuestRam {
+    /// Holds as much of the bytes as lies in one region; `None` where it is not to be had.
+    #[inline]
+    fn hold(&self, at: u64, bytes: usize) -> Option<Piece<'_>> {
+        let (place, start) = self.place(at)?;
+        let region = &*place.region;
+        let (start, len) = (start as usize, bytes.min((place.len - start) as usize));
+        let guard = region.hold(start, start + len)?;
+        Some(Piece {
+            region,
+            start,
+            len,
+            guard,
+        })
+    }
+
+    /// The same once more. It says why.
+    #[cold]
+    #[inline(never)]
+    fn hold_anew(&self, at: u64, bytes: usize) -> Answer<Piece<'_>> {
+        let address = GuestAddress(at);
+        let place = self.place(at);
+        let (place, start) = place.ok_or(GuestMemoryError::InvalidGuestAddress(address))?;
+        let region = &*place.region;
+        let (start, len) = (start as usize, bytes.min((place.len - start) as usize));
+        let guard = region.hold_anew(start..start + len)?;
+        Ok(Piece {
+            region,
+            start,
+            len,
+            guard,
+        })
+    }
+}
+
+impl<'a> Pieces<'a> {
+    /// The next one of an access that is not at its end. After an error it is.
+    #[inline]
+    fn piece(&mut self) -> Answer<Piece<'a>> {
+        let held = self.ram.hold(self.at, self.left);
+        let piece = match held {
+            Some(piece) => Ok(piece),
+            None => self.ram.hold_anew(self.at, self.left),
+        };
+        self.past(piece)
+    }
+
+    /// The same for one after the first, which few accesses have.
+    #[inline]
+    fn another(&mut self) -> Answer<Piece<'a>> {
+        let piece = self.ram.hold_anew(self.at, self.left);
+        self.past(piece)
+    }
+
+    /// Goes on behind it.
+    #[inline]
+    fn past(&mut self, piece: Answer<Piece<'a>>) -> Answer<Piece<'a>> {
+        let left = core::mem::take(&mut self.left);
+        let piece = piece?;
+        if left > piece.len {
+            let next = self.at.checked_add(piece.len as u64);
+            self.at = next.ok_or(GuestMemoryError::GuestAddressOverflow)?;
+            self.left = left - piece.len;
+        }
+        Ok(piece)
+    }
+}
+
+impl<'a> Piece<'a> {
+    #[inline]
+    fn slice(self) -> VolatileSlice<'a, Held<'a>> {
+        // SAFETY: the guard was taken of these bytes.
+        unsafe { self.region.slice_of(self.start, self.len, self.guard) }
+    }
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = Answer<VolatileSlice<'a, Held<'a>>>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        (self.left > 0).then(|| self.piece().map(Piece::slice))
+    }
+}
+
+impl FusedIterator for Pieces<'_> {}
+
+impl<'a> GuestMemorySliceIterator<'a, Held<'a>> for Pieces<'a> {
+    #[inline]
+    fn stop_on_error(mut self) -> Answer<impl Iterator<Item = VolatileSlice<'a, Held<'a>>>> {
+        let first = match self.left {
+            0 => None,
+            _ => Some(self.piece()?),
+        };
+        Ok(Sound { first, rest: self })
+    }
+}
+
+/// They, up to the first that is not to be had.
+struct Sound<'a> {
+    first: Option<Piece<'a>>,
+    rest: Pieces<'a>,
+}
+
+impl<'a> Iterator for Sound<'a> {
+    type Item = VolatileSlice<'a, Held<'a>>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let piece = match self.first.take() {
+            None if self.rest.left > 0 => self.rest.another().ok(),
+            first => first,
+        };
+        piece.map(Piece::slice)
+    }
+}
+
+pub(crate) type Answer<T> = Result<T, GuestMemoryError>;
 
 /// What strongroom said, where an error of `vm-memory` comes from here.
 pub fn cause(error: &GuestMemoryError) -> Option<&Error> {
@@ -42,309 +268,5 @@ impl From<Error> for GuestMemoryError {
             }) => Self::InvalidBackendAddress,
             error => Self::IOError(io::Error::new(io::ErrorKind::PermissionDenied, error)),
         }
-    }
-}
-
-impl GuestRegion {
-    /// Bytes that may be touched for as long as the slice, or one cut from it, lives.
-    ///
-    /// One atomic operation a page; never waits. Slices that are cut from it share its guard, without any.
-    /// They hold their own pages only where those are up to [`FEW`].
-    ///
-    /// # Errors
-    /// The first page that is not shared, or past the end.
-    #[inline]
-    pub fn slice(&self, bytes: Range<usize>) -> Result<VolatileSlice<'_, Held<'_>>, Error> {
-        let guard = self.guarded(&bytes)?;
-        let (start, length) = (bytes.start, bytes.len());
-        let held = Held {
-            region: Some(self),
-            guard: (length > 0).then(|| Rc::new(guard)),
-            start,
-            end: bytes.end,
-        };
-        // SAFETY: the bytes lie within the backing, whose mapping lives as long as `self` is
-        // borrowed, and the guard keeps them mapped and shared; everything here is volatile access.
-        Ok(unsafe { VolatileSlice::with_bitmap(self.host().add(start), length, held, None) })
-    }
-
-    /// A guard on the pages of bytes that there are.
-    #[inline]
-    fn guarded(&self, bytes: &Range<usize>) -> Result<Guard<'_>, Error> {
-        if bytes.start > bytes.end || bytes.end > self.len() {
-            return Err(self.outside(bytes));
-        }
-        Ok(self.states().guard(touched(bytes))?)
-    }
-
-    #[cold]
-    fn outside(&self, bytes: &Range<usize>) -> Error {
-        let pages = self.len() / PAGE;
-        let page = bytes.end / PAGE;
-        let why = Why::OutOfRange { pages };
-        Error::Refused(Refused { page, why })
-    }
-
-    /// One access, under a guard of its own.
-    #[inline]
-    fn access<T>(
-        &self,
-        bytes: Range<usize>,
-        access: impl FnOnce(&mut VolatileSlice<'_>) -> Result<T, vm_memory::VolatileMemoryError>,
-    ) -> Answer<T> {
-        let _guard = self.guarded(&bytes)?;
-        // SAFETY: as in `slice`; the slice cannot leave the closure, and the guard outlives that.
-        let mut slice = unsafe { VolatileSlice::new(self.host().add(bytes.start), bytes.len()) };
-        Ok(access(&mut slice)?)
-    }
-
-    /// The same for one that writes.
-    #[inline]
-    fn change<T>(
-        &self,
-        bytes: Range<usize>,
-        access: impl FnOnce(&mut VolatileSlice<'_>) -> Result<T, vm_memory::VolatileMemoryError>,
-    ) -> Answer<T> {
-        let (start, len) = (bytes.start, bytes.len());
-        self.access(bytes, |slice| {
-            let changed = access(slice);
-            // Also where it failed, as a part may be written.
-            self.mark_dirty(start, len);
-            changed
-        })
-    }
-
-    /// What an access of `len` bytes may reach: less than that at the end, and an error past it.
-    #[inline]
-    fn reach(&self, at: MemoryRegionAddress, len: usize) -> Answer<Range<usize>> {
-        let start = usize::try_from(at.0).unwrap_or(usize::MAX);
-        if start >= self.len() && len > 0 {
-            return Err(GuestMemoryError::InvalidBackendAddress);
-        }
-        let end = start.saturating_add(len).min(self.len());
-        Ok(start.min(end)..end)
-    }
-}
-
-/// The bytes of an access of exactly `len`.
-#[inline]
-fn exactly(at: MemoryRegionAddress, len: usize) -> Range<usize> {
-    let start = usize::try_from(at.0).unwrap_or(usize::MAX);
-    start..start.saturating_add(len)
-}
-
-/// Of a slice of more pages than this, a part holds all pages.
-pub const FEW: usize = 2;
-
-/// What a slice holds: the pages that its bytes lie in.
-///
-/// `vm-memory` carries it along as the slice's bitmap, whose lifetime is the slice's. It cuts a slice from a
-/// slice at every access, which must cost next to nothing: the guard is shared, and counted without
-/// atomic operations, as slices stay in their thread.
-#[derive(Debug, Default)]
-pub struct Held<'r> {
-    region: Option<&'r GuestRegion>,
-    /// None for no bytes at all.
-    guard: Option<Rc<Guard<'r>>>,
-    /// The slice's first byte in the region.
-    start: usize,
-    end: usize,
-}
-
-impl<'r> Held<'r> {
-    #[inline]
-    fn from(&self, offset: usize) -> Self {
-        let start = self.start.saturating_add(offset).min(self.end);
-        let guard = match &self.guard {
-            // Of a long slice, or from where it begins itself.
-            Some(guard) if offset == 0 || self.end - start > FEW * PAGE => Some(Rc::clone(guard)),
-            Some(guard) => Some(few(guard, start..self.end)),
-            None => None,
-        };
-        Self {
-            region: self.region,
-            guard,
-            start,
-            end: self.end,
-        }
-    }
-}
-
-/// A guard of the pages of a short slice.
-#[inline(never)]
-fn few<'r>(guard: &Rc<Guard<'r>>, bytes: Range<usize>) -> Rc<Guard<'r>> {
-    let pages = touched(&bytes);
-    if pages.len() == guard.pages().len() || pages.len() > FEW {
-        return Rc::clone(guard);
-    }
-    // Where a page has as many guards as it can have, they share.
-    let again = guard.again(pages);
-    again.map_or_else(|_| Rc::clone(guard), Rc::new)
-}
-
-impl Clone for Held<'_> {
-    fn clone(&self) -> Self {
-        self.from(0)
-    }
-}
-
-impl<'r> WithBitmapSlice<'_> for Held<'r> {
-    type S = Held<'r>;
-}
-
-impl BitmapSlice for Held<'_> {}
-
-impl Bitmap for Held<'_> {
-    #[inline]
-    fn mark_dirty(&self, offset: usize, len: usize) {
-        if let Some(region) = self.region {
-            let start = self.start.saturating_add(offset).min(self.end);
-            region.mark_dirty(start, len.min(self.end - start));
-        }
-    }
-
-    fn dirty_at(&self, offset: usize) -> bool {
-        self.region
-            .is_some_and(|region| region.is_dirty(self.start.saturating_add(offset)))
-    }
-
-    #[inline]
-    fn slice_at(&self, offset: usize) -> Self {
-        self.from(offset)
-    }
-}
-
-/// Names the slices of a region to `vm-memory`.
-#[derive(Debug)]
-pub struct Slices;
-
-impl<'r> WithBitmapSlice<'r> for Slices {
-    type S = Held<'r>;
-}
-
-impl Bitmap for Slices {
-    fn mark_dirty(&self, _offset: usize, _len: usize) {}
-
-    fn dirty_at(&self, _offset: usize) -> bool {
-        false
-    }
-
-    fn slice_at(&self, _offset: usize) -> Held<'_> {
-        Held::default()
-    }
-}
-
-impl GuestMemoryRegion for GuestRegion {
-    type B = Slices;
-
-    fn len(&self) -> GuestUsize {
-        GuestRegion::len(self) as GuestUsize
-    }
-
-    fn start_addr(&self) -> GuestAddress {
-        GuestAddress(self.start())
-    }
-
-    fn bitmap(&self) -> Held<'_> {
-        // Knows what is dirty, and holds nothing.
-        Held {
-            region: Some(self),
-            guard: None,
-            start: 0,
-            end: self.len(),
-        }
-    }
-
-    #[inline]
-    fn get_slice(
-        &self,
-        offset: MemoryRegionAddress,
-        count: usize,
-    ) -> Answer<VolatileSlice<'_, Held<'_>>> {
-        Ok(self.slice(exactly(offset, count))?)
-    }
-}
-
-/// Each access guards the pages that it touches, and no others.
-impl Bytes<MemoryRegionAddress> for GuestRegion {
-    type E = GuestMemoryError;
-
-    #[inline]
-    fn write(&self, buf: &[u8], addr: MemoryRegionAddress) -> Answer<usize> {
-        self.change(self.reach(addr, buf.len())?, |to| to.write(buf, 0))
-    }
-
-    #[inline]
-    fn read(&self, buf: &mut [u8], addr: MemoryRegionAddress) -> Answer<usize> {
-        self.access(self.reach(addr, buf.len())?, |from| from.read(buf, 0))
-    }
-
-    #[inline]
-    fn write_slice(&self, buf: &[u8], addr: MemoryRegionAddress) -> Answer<()> {
-        self.change(exactly(addr, buf.len()), |to| to.write_slice(buf, 0))
-    }
-
-    #[inline]
-    fn read_slice(&self, buf: &mut [u8], addr: MemoryRegionAddress) -> Answer<()> {
-        self.access(exactly(addr, buf.len()), |from| from.read_slice(buf, 0))
-    }
-
-    fn read_volatile_from<F: ReadVolatile>(
-        &self,
-        addr: MemoryRegionAddress,
-        src: &mut F,
-        count: usize,
-    ) -> Answer<usize> {
-        self.change(self.reach(addr, count)?, |to| {
-            to.read_volatile_from(0, src, count)
-        })
-    }
-
-    fn read_exact_volatile_from<F: ReadVolatile>(
-        &self,
-        addr: MemoryRegionAddress,
-        src: &mut F,
-        count: usize,
-    ) -> Answer<()> {
-        self.change(exactly(addr, count), |to| {
-            to.read_exact_volatile_from(0, src, count)
-        })
-    }
-
-    fn write_volatile_to<F: WriteVolatile>(
-        &self,
-        addr: MemoryRegionAddress,
-        dst: &mut F,
-        count: usize,
-    ) -> Answer<usize> {
-        self.access(self.reach(addr, count)?, |from| {
-            from.write_volatile_to(0, dst, count)
-        })
-    }
-
-    fn write_all_volatile_to<F: WriteVolatile>(
-        &self,
-        addr: MemoryRegionAddress,
-        dst: &mut F,
-        count: usize,
-    ) -> Answer<()> {
-        self.access(exactly(addr, count), |from| {
-            from.write_all_volatile_to(0, dst, count)
-        })
-    }
-
-    #[inline]
-    fn store<T: AtomicAccess>(
-        &self,
-        val: T,
-        addr: MemoryRegionAddress,
-        order: Ordering,
-    ) -> Answer<()> {
-        self.change(exactly(addr, size_of::<T>()), |to| to.store(val, 0, order))
-    }
-
-    #[inline]
-    fn load<T: AtomicAccess>(&self, addr: MemoryRegionAddress, order: Ordering) -> Answer<T> {
-        self.access(exactly(addr, size_of::<T>()), |from| from.load(0, order))
     }
 }

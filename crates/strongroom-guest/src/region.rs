@@ -5,7 +5,7 @@ use crate::dirty::Dirty;
 use crate::futex::Futex;
 use crate::kvm::{Machine, Slot};
 use crate::mapping::{Mapping, View};
-use crate::{Error, PAGE, ReadOnly};
+use crate::{Error, PAGE, ReadOnly, record};
 use core::ops::Range;
 use core::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
@@ -22,9 +22,6 @@ pub enum Contents {
     /// Nobody wants them: the page is zero on the other side.
     Dropped,
 }
-
-/// Shared pages that stay shared while it lives.
-pub type Guard<'r> = page::Guard<'r, Futex>;
 
 /// Shared pages that one holder has alone.
 pub type ExclusivePin<'r> = page::ExclusivePin<'r, Futex>;
@@ -91,6 +88,8 @@ impl GuestRegion {
         }
         let words = Mapping::sparse(backing.len() / PAGE * size_of::<AtomicU32>())?;
         let backing = Box::new(backing);
+        // Sooner is cheaper: while the process has one thread, the kernel need not wait for others.
+        record::ordered();
         Ok(Self {
             start,
             slot: OnceLock::new(),
@@ -194,16 +193,6 @@ impl GuestRegion {
         self.states().state(offset / PAGE)
     }
 
-    /// Holds the pages that bytes lie in: they stay shared until the guard is dropped.
-    ///
-    /// One atomic operation a page; never waits.
-    ///
-    /// # Errors
-    /// The first page that is not shared, or past the end.
-    pub fn guard(&self, bytes: Range<usize>) -> Result<Guard<'_>, Error> {
-        Ok(self.states().guard(touched(&bytes))?)
-    }
-
     /// Holds pages exclusively: no guard, no other pin and no conversion until it is dropped.
     ///
     /// # Errors
@@ -272,13 +261,11 @@ impl GuestRegion {
     /// be converting them.
     fn run(&self, pages: Range<usize>) -> (Range<usize>, Side) {
         let states = self.states();
-        let side = |page| match states.state(page) {
-            Some(PageState::Private) => Side::Private,
-            _ => Side::Shared,
-        };
-        let first = side(pages.start);
-        let end = pages.clone().find(|&page| side(page) != first);
-        (pages.start..end.unwrap_or(pages.end), first)
+        let private = |page| states.is_private(page);
+        let first = private(pages.start);
+        let end = pages.clone().find(|&page| private(page) != first);
+        let side = if first { Side::Private } else { Side::Shared };
+        (pages.start..end.unwrap_or(pages.end), side)
     }
 
     /// Drops the contents of whole pages, as a balloon does: they are zero when they are touched
@@ -414,6 +401,12 @@ impl GuestRegion {
     /// Past the end.
     pub fn poison(&self, offset: usize) -> Result<(), Error> {
         Ok(self.states().poison(offset / PAGE)?)
+    }
+}
+
+impl Drop for GuestRegion {
+    fn drop(&mut self) {
+        self.states().free_slots();
     }
 }
 

@@ -213,9 +213,9 @@ fn kernels_are_loaded_and_become_private() {
             let high = Some(GuestAddress(START));
             if bz {
                 let mut file = Cursor::new(bz_image(&code));
-                BzImage::load(&ram, Some(GuestAddress(at)), &mut file, high)
+                BzImage::load(&*ram, Some(GuestAddress(at)), &mut file, high)
             } else {
-                Elf::load(&ram, None, &mut Cursor::new(elf(at, &code)), high)
+                Elf::load(&*ram, None, &mut Cursor::new(elf(at, &code)), high)
             }
         };
         let loaded = load().unwrap();

@@ -26,7 +26,7 @@ pub(crate) fn note(range: &Range<usize>, child: Option<Child>) {
             start,
             end,
             access: 0,
-            holder: Holder::Locked,
+            holder: Holder::Keeper(strongroom::keeper::LOCKED),
             child,
         }),
         None => given.cut(range),

@@ -5,7 +5,8 @@ use crate::advice;
 use crate::mapping::{call, each_gap, in_heap, kept, status, trust, wipe_kept};
 use core::ffi::{c_int, c_void};
 use core::ops::Range;
-use strongroom::ledger::{self, Child, Entry, Holder};
+use strongroom::heap;
+use strongroom::ledger::{self, Child, Entry};
 use strongroom_sys::Errno;
 use strongroom_sys::memory::{self, Advice, READ, WRITE};
 
@@ -46,7 +47,7 @@ fn advise_heap(range: &Range<usize>, advice: c_int) -> Result<(), Errno> {
                 start,
                 end,
                 access: READ | WRITE,
-                holder: Holder::Heap,
+                holder: heap::global().holder().ok_or(Errno::INVAL)?,
                 child: Child::Copy,
             };
             wipe_kept(&[whole], range);
@@ -144,7 +145,7 @@ fn undo_fork_advice(
     for entry in ledger
         .touching(range)
         .iter()
-        .filter(|e| e.holder == Holder::Locked)
+        .filter(|e| e.holder.keeper().copies_on_write())
     {
         let part = entry.start.max(range.start)..entry.end.min(range.end);
         // SAFETY: changes nothing in this process.

@@ -74,7 +74,10 @@ pub(crate) unsafe fn make_secret(range: Range<usize>) -> Result<(), Errno> {
         Err(Failure::Refused(reason)) => {
             complain(reason);
             Err(match reason {
-                Reason::LockLimit { .. } | Reason::OutOfMemory => Errno::NOMEM,
+                Reason::LockLimit { .. }
+                | Reason::OutOfMemory
+                | Reason::PoolFull { .. }
+                | Reason::PoolLimit { .. } => Errno::NOMEM,
                 Reason::NotPermitted => Errno::PERM,
                 _ => Errno::AGAIN,
             })
@@ -216,6 +219,7 @@ fn next_to_lock(from: usize) -> Result<Option<(Range<usize>, bool)>, Errno> {
 fn skip(mapping: &Mapping<'_>) -> bool {
     mapping.access == 0
         || mapping.is_secretmem()
+        || mapping.is_driver()
         || mapping.name.starts_with(b"[v")
         || heap::global().contains(mapping.start as *const u8)
         || heap::global().is_metadata(mapping.start as *const u8)

@@ -6,8 +6,8 @@ use crate::{advice, locking};
 use core::ffi::{c_int, c_void};
 use core::ops::Range;
 use strongroom::heap;
+use strongroom::keeper;
 use strongroom::ledger::{self, Child, Entry, Holder, Ledger};
-use strongroom::resident;
 use strongroom_sys::memory::{self, READ, WRITE};
 use strongroom_sys::{Errno, PAGE, page_ceil, raw};
 
@@ -166,7 +166,7 @@ pub(crate) fn wipe_kept(entries: &[Entry], range: &Range<usize>) {
             if closed && memory::protect(start, len, READ | WRITE).is_err() {
                 continue;
             }
-            resident::each_run(start, len, |offset, len| {
+            entry.holder.keeper().each_run(start, len, |offset, len| {
                 start.add(offset).write_bytes(0, len);
             });
             if closed {
@@ -232,6 +232,7 @@ pub(crate) fn in_heap(start: usize, len: usize) -> Option<Range<usize>> {
 
 /// Notes closed pages for forks, which copy them.
 fn protect_heap(range: Range<usize>, access: u32) -> Result<(), Errno> {
+    let holder = heap::global().holder().ok_or(Errno::NOMEM)?;
     let mut ledger = ledger::open();
     ledger.make_room(3).map_err(|_| Errno::NOMEM)?;
     call(
@@ -246,7 +247,7 @@ fn protect_heap(range: Range<usize>, access: u32) -> Result<(), Errno> {
             start,
             end,
             access,
-            holder: Holder::Heap,
+            holder,
             child: Child::Copy,
         })
     };
@@ -324,7 +325,8 @@ fn remap_kept(
         _ => return Err(Errno::FAULT),
     };
     ledger.make_room(6).map_err(|_| Errno::NOMEM)?;
-    if entry.holder != Holder::Secretmem {
+    let keeper = entry.holder.keeper();
+    if keeper.copies_on_write() {
         let arguments = [range.start, range.len(), new_len, flags as usize, place, 0];
         let start = call(libc::SYS_mremap, arguments)?;
         ledger.cut(&range).map_err(|_| Errno::NOMEM)?;
@@ -357,9 +359,9 @@ fn remap_kept(
     // SAFETY: a new mapping, or one where the program said that it may be; then both ranges are the
     // program's, and the old one is given up.
     unsafe {
-        let keeper = strongroom::keeper::SECRETMEM;
-        let new = keeper.map(target, new_len).map_err(|_| Errno::NOMEM)?;
-        if keeper.settle(new, new_len).is_err() {
+        let (new, new_keeper) =
+            keeper::map_or_next(keeper, target, new_len).map_err(|_| Errno::NOMEM)?;
+        if new_keeper.settle(new, new_len).is_err() {
             let _ = memory::unmap(new, new_len);
             return Err(Errno::NOMEM);
         }
@@ -367,7 +369,7 @@ fn remap_kept(
         if entry.access & (READ | WRITE) != READ | WRITE {
             memory::protect(old, len, READ | WRITE)?;
         }
-        resident::each_run(old, keep, |offset, len| {
+        keeper.each_run(old, keep, |offset, len| {
             core::ptr::copy_nonoverlapping(old.add(offset), new.add(offset), len);
         });
         if entry.access != READ | WRITE {
@@ -385,6 +387,7 @@ fn remap_kept(
         let moved = Entry {
             start: new as usize,
             end: new as usize + new_len,
+            holder: Holder::Keeper(new_keeper),
             ..entry
         };
         ledger.insert(moved).map_err(|_| Errno::NOMEM)?;

@@ -8,6 +8,7 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicI32, Ordering};
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::BorrowedFd;
+use strongroom::keeper::KEEPERS;
 use strongroom::launch::config::ReceiptDescriptor;
 use strongroom::{fork, heap, ledger};
 use strongroom_sys::process;
@@ -64,9 +65,11 @@ pub(crate) fn write() {
 
 fn describe(text: &mut Text, started: &Started, id: i32) -> fmt::Result {
     let receipt = start::receipt(started);
-    let (usage, tally) = (heap::global().usage(), fork::tally());
+    // The heap first: a fork takes its lock before the ledger's.
+    let (usage, of_heap) = (heap::global().usage(), heap::global().kept());
+    let tally = fork::tally();
     let ranges = ledger::open();
-    let own = |e: &&ledger::Entry| e.holder != ledger::Holder::Heap;
+    let own = |e: &&ledger::Entry| matches!(e.holder, ledger::Holder::Keeper(_));
     let concealed: usize = ranges
         .entries()
         .iter()
@@ -88,7 +91,9 @@ fn describe(text: &mut Text, started: &Started, id: i32) -> fmt::Result {
         Some(keeper) => write!(text, ",\"keeper\":\"{}\"", keeper.name())?,
         None => text.write_str(",\"keeper\":null")?,
     }
-    text.write_str(",\"asked\":")?;
+    text.write_str(",\"kept\":{")?;
+    kept(text, of_heap, ranges.entries())?;
+    text.write_str("},\"asked\":")?;
     names(text, receipt.asked().members().map(|p| p.name()))?;
     text.write_str(",\"held\":")?;
     names(text, receipt.held().members().map(|p| p.name()))?;
@@ -112,6 +117,20 @@ fn describe(text: &mut Text, started: &Started, id: i32) -> fmt::Result {
         tally.forks,
         tally.inherited
     )
+}
+
+/// How much each keeper keeps, in bytes: one may have stood in for another.
+fn kept(text: &mut Text, of_heap: [usize; KEEPERS.len()], ranges: &[ledger::Entry]) -> fmt::Result {
+    let mut comma = "";
+    for (keeper, of_heap) in KEEPERS.into_iter().zip(of_heap) {
+        let own = |e: &&ledger::Entry| e.holder == ledger::Holder::Keeper(keeper);
+        let ranges: usize = ranges.iter().filter(own).map(ledger::Entry::len).sum();
+        if of_heap + ranges > 0 {
+            write!(text, "{comma}\"{}\":{}", keeper.name(), of_heap + ranges)?;
+            comma = ",";
+        }
+    }
+    Ok(())
 }
 
 fn names(text: &mut Text, mut names: impl Iterator<Item = &'static str>) -> fmt::Result {

@@ -16,14 +16,18 @@ use zeroize::Zeroizing;
 /// Makes keys by a shell in a directory of its own.
 fn workshop(script: &str) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
+    carry_out(directory.path(), script);
+    directory
+}
+
+fn carry_out(directory: &Path, script: &str) {
     let done = Command::new("/bin/sh")
         .args(["-e", "-c", script])
-        .current_dir(directory.path())
+        .current_dir(directory)
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{script}\n{said}");
-    directory
 }
 
 fn parse(bytes: &[u8], passphrase: Option<&str>) -> Result<Key, Unusable> {
@@ -296,6 +300,52 @@ fn encrypted_keys_ask() {
         Unusable::Public
     );
     assert_eq!(parse(b"nothing", None).unwrap_err(), Unusable::NotAKey);
+}
+
+/// OpenSSH writes a scalar without the zero bytes that it begins with: one key of four on P-521, and there
+/// are enough tries here to have one.
+#[test]
+fn scalars_may_be_short() {
+    let is_short = |directory: &TempDir| {
+        let contents = std::fs::read(directory.path().join("key")).unwrap();
+        let key = parse(&contents, None).unwrap();
+        let (_, scalar) = key.secrets().next().unwrap();
+        scalar.len() < 65 || (scalar.len() == 65 && scalar[0] < 0x80)
+    };
+    let directory =
+        std::iter::repeat_with(|| workshop("ssh-keygen -q -t ecdsa -b 521 -N '' -f key"))
+            .take(100)
+            .find(is_short)
+            .expect("one of a hundred keys is short");
+    carry_out(
+        directory.path(),
+        "cp key encrypted; ssh-keygen -q -p -P '' -N secret -f encrypted
+         cp key sealed; ssh-keygen -q -p -P '' -N secret -Z aes256-gcm@openssh.com -f sealed
+         sed '/-----/d' key | base64 -d > contents",
+    );
+    let read = |name| std::fs::read(directory.path().join(name)).unwrap();
+    let print = fingerprint(directory.path(), "key.pub");
+    for (name, passphrase) in [
+        ("key", None),
+        ("encrypted", Some("secret")),
+        ("sealed", Some("secret")),
+    ] {
+        let key = parse(&read(name), passphrase).unwrap_or_else(|why| panic!("{name}: {why}"));
+        assert_eq!(key.fingerprint(), Some(print.as_str()), "{name}");
+    }
+    assert_eq!(
+        parse(&read("encrypted"), Some("wrong")).unwrap_err(),
+        Unusable::Passphrase
+    );
+    for name in ["key", "contents"] {
+        let report = scan(&Scan::default(), &buried(&read(name)));
+        assert!(!report.hits.is_empty(), "{name}: {report:#?}");
+    }
+    // The numbers alone, as they go to an agent.
+    let contents = read("contents");
+    let private = memchr::memmem::rfind(&contents, b"\0\0\0\x13ecdsa-sha2-").unwrap();
+    let report = scan(&Scan::default(), &buried(&contents[private..]));
+    assert_eq!(report.hits[0].kind, Kind::OpenSsh, "{report:#?}");
 }
 
 /// PEM inside JSON, without its end, and only its first line, as programs have it that write PEM.

@@ -26,7 +26,7 @@ const TASK: usize = 2;
 const CONTEXT: usize = 3;
 
 /// No program that ran leaves this as its status.
-const NOT_RUN: u64 = 1;
+const NOT_RUN: u64 = 1 << 32;
 
 /// A loaded program that reads pages of kernel memory.
 #[derive(Debug)]
@@ -69,19 +69,7 @@ impl KernelReader {
             instruction(0xb7, 0, 0, 0, 0),
             instruction(0x95, 0, 0, 0, 0),
         ];
-        // bpf_probe_read_kernel is for programs under the GPL only.
-        let license = c"GPL";
-        let mut load = Vec::new();
-        for field in [BPF_PROG_TYPE_SYSCALL, program.len() as u32] {
-            load.extend(field.to_ne_bytes());
-        }
-        load.extend((program.as_ptr() as u64).to_ne_bytes());
-        load.extend((license.as_ptr() as u64).to_ne_bytes());
-        // log_level, log_size, log_buf (u64), kern_version: none.
-        load.extend([0; 20]);
-        load.extend(BPF_F_SLEEPABLE.to_ne_bytes());
-        // SAFETY: the kernel reads the program's instructions and the license, which outlive the call.
-        let program = unsafe { descriptor(BPF_PROG_LOAD, &mut load) }?;
+        let program = load(&program)?;
         Ok(Self { program, page })
     }
 
@@ -127,23 +115,102 @@ impl KernelReader {
     }
 
     fn run(&self, address: u64) -> Result<[u64; CONTEXT], Errno> {
-        let mut context = [0; CONTEXT];
-        context[ADDRESS] = address;
-        context[STATUS] = NOT_RUN;
-        let mut test = self.program.as_raw_fd().to_ne_bytes().to_vec();
-        // retval, data_size_in, data_size_out, data_in (u64), data_out (u64), repeat, duration.
-        test.extend([0; 36]);
-        test.extend((size_of_val(&context) as u32).to_ne_bytes());
-        // ctx_size_out.
-        test.extend([0; 4]);
-        test.extend((context.as_mut_ptr() as u64).to_ne_bytes());
-        // ctx_out, flags, cpu, batch_size and padding.
-        test.extend([0; 24]);
-        // SAFETY: the kernel reads the context and writes it back; it outlives the call. The
-        // program writes to it and to the array only.
-        unsafe { bpf(BPF_PROG_TEST_RUN, &mut test) }?;
-        Ok(context)
+        run(&self.program, address)
     }
+}
+
+/// A loaded program that counts pages of kernel memory which cannot be read, [`Self::PAGES`] at a time.
+#[derive(Debug)]
+pub struct KernelCounter {
+    program: OwnedFd,
+}
+
+impl KernelCounter {
+    /// How many pages in a row one call looks at.
+    pub const PAGES: usize = 64;
+
+    /// Loads the program.
+    ///
+    /// # Errors
+    /// As [`KernelReader::load`].
+    pub fn load() -> Result<Self, Errno> {
+        // r6 = the context, r7 = context.address, r8 = 0
+        let mut program = vec![
+            instruction(0xbf, 6, 1, 0, 0),
+            instruction(0x79, 7, 6, ADDRESS * 8, 0),
+            instruction(0xb7, 8, 0, 0, 0),
+        ];
+        for _ in 0..Self::PAGES {
+            program.extend([
+                // bpf_probe_read_kernel(r10 - 8, 8, r7)
+                instruction(0xbf, 1, 10, 0, 0),
+                instruction(0x07, 1, 0, 0, -8),
+                instruction(0xb7, 2, 0, 0, 8),
+                instruction(0xbf, 3, 7, 0, 0),
+                instruction(0x85, 0, 0, 0, BPF_FUNC_PROBE_READ_KERNEL),
+                // r8 += r0 < 0; r7 += a page
+                instruction(0x77, 0, 0, 0, 63),
+                instruction(0x0f, 8, 0, 0, 0),
+                instruction(0x07, 7, 0, 0, PAGE as i32),
+            ]);
+        }
+        program.extend([
+            // context.status = r8; return 0
+            instruction(0x7b, 6, 8, STATUS * 8, 0),
+            instruction(0xb7, 0, 0, 0, 0),
+            instruction(0x95, 0, 0, 0, 0),
+        ]);
+        let program = load(&program)?;
+        Ok(Self { program })
+    }
+
+    /// How many of the pages from `address` on cannot be read.
+    ///
+    /// # Errors
+    /// IO where the program did not run; those of bpf(2).
+    pub fn unreadable(&self, address: u64) -> Result<usize, Errno> {
+        match run(&self.program, address)?[STATUS] {
+            count if count <= Self::PAGES as u64 => Ok(count as usize),
+            _ => Err(Errno::IO),
+        }
+    }
+}
+
+/// BPF_PROG_LOAD of a program of type SYSCALL.
+fn load(program: &[u64]) -> Result<OwnedFd, Errno> {
+    // bpf_probe_read_kernel is for programs under the GPL only.
+    let license = c"GPL";
+    let mut load = Vec::new();
+    for field in [BPF_PROG_TYPE_SYSCALL, program.len() as u32] {
+        load.extend(field.to_ne_bytes());
+    }
+    load.extend((program.as_ptr() as u64).to_ne_bytes());
+    load.extend((license.as_ptr() as u64).to_ne_bytes());
+    // log_level, log_size, log_buf (u64), kern_version: none.
+    load.extend([0; 20]);
+    load.extend(BPF_F_SLEEPABLE.to_ne_bytes());
+    // SAFETY: the kernel reads the program's instructions and the license, which outlive the call.
+    unsafe { descriptor(BPF_PROG_LOAD, &mut load) }
+}
+
+/// Runs a program with this address in its context, and returns what it left there.
+fn run(program: &OwnedFd, address: u64) -> Result<[u64; CONTEXT], Errno> {
+    let mut context = [0; CONTEXT];
+    context[ADDRESS] = address;
+    context[STATUS] = NOT_RUN;
+    let mut test = program.as_raw_fd().to_ne_bytes().to_vec();
+    // retval, data_size_in, data_size_out, data_in (u64), data_out (u64), repeat, duration.
+    test.extend([0; 36]);
+    test.extend((size_of_val(&context) as u32).to_ne_bytes());
+    // ctx_size_out.
+    test.extend([0; 4]);
+    test.extend((context.as_mut_ptr() as u64).to_ne_bytes());
+    // ctx_out, flags, cpu, batch_size and padding.
+    test.extend([0; 24]);
+    // SAFETY: the kernel reads the context and writes it back; it outlives the call. The
+    // programs here write to it, to their stack and to an array of their own only.
+    unsafe { bpf(BPF_PROG_TEST_RUN, &mut test) }?;
+    Ok(context)
 }
 
 /// struct bpf_insn: opcode, destination and source register, offset, immediate.
@@ -191,6 +258,18 @@ mod tests {
         assert_eq!(instruction(0xbf, 6, 1, 0, 0), 0x16bf);
         assert_eq!(instruction(0x7b, 6, 0, 16, 0), 0x0010_067b);
         assert_eq!(instruction(0x85, 0, 0, 0, -1), 0xffff_ffff_0000_0085);
+    }
+
+    #[test]
+    fn pages_that_cannot_be_read_are_counted() {
+        let (Ok(reader), Ok(counter)) = (KernelReader::load(), KernelCounter::load()) else {
+            return; // Not root; the probe's tests say so.
+        };
+        let task = reader.current_task().unwrap();
+        // A 2 MiB piece of the direct map is there as a whole or page by page, this one at least.
+        let unreadable = counter.unreadable(task).unwrap();
+        assert!(unreadable < KernelCounter::PAGES, "{unreadable}");
+        assert_eq!(counter.unreadable(0).unwrap(), KernelCounter::PAGES);
     }
 
     #[test]

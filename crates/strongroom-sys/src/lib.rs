@@ -16,6 +16,7 @@ compile_error!("strongroom runs on x86-64 Linux only, so far");
 
 pub mod bpf;
 pub mod cache;
+pub mod driver;
 pub mod foul;
 pub mod limits;
 pub mod maps;

@@ -27,6 +27,11 @@ impl Mapping<'_> {
         self.name.starts_with(b"/secretmem")
     }
 
+    /// Whether the mapping is the kernel driver's memory.
+    pub fn is_driver(&self) -> bool {
+        self.shared && self.name == crate::driver::DEVICE.to_bytes()
+    }
+
     /// Whether it is the main thread's stack.
     pub fn is_stack(&self) -> bool {
         self.name == b"[stack]"

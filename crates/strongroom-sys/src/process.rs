@@ -85,6 +85,11 @@ pub fn id() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
+/// The parent's process id, 0 where it is in another namespace.
+pub fn parent_id() -> i32 {
+    rustix::process::getppid().map_or(0, |parent| parent.as_raw_nonzero().get())
+}
+
 /// Whether this process has one thread: /proc/self/task has a directory for each.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Making memory that exists already secret, in place, at the same address.
 
-use crate::keeper::{Keeper, refusal};
+use crate::keeper::{self, Keeper, refusal};
 use crate::ledger::{self, Child, Entry, Holder, Ledger};
 use crate::wipe::wipe;
 use core::ops::Range;
@@ -46,7 +46,7 @@ enum Kind {
 }
 
 fn kind(mapping: &Mapping<'_>, stack_pointer: usize) -> Kind {
-    if mapping.is_secretmem() {
+    if mapping.is_secretmem() || mapping.is_driver() {
         return Kind::Kept;
     }
     // Below a stack the kernel grows it; above, the running functions keep their frames.
@@ -109,11 +109,7 @@ pub unsafe fn conceal(
                     start: part.start,
                     end: part.end,
                     access,
-                    holder: if locked {
-                        Holder::Locked
-                    } else {
-                        Holder::Secretmem
-                    },
+                    holder: Holder::Keeper(keeper),
                     child,
                 };
                 // SAFETY: the caller's promise.
@@ -184,14 +180,19 @@ unsafe fn take_away(old: *mut u8, len: usize) -> Source {
 ///
 /// # Safety
 /// The entry's range must be one private mapping of the caller's.
-unsafe fn replace(ledger: &mut Ledger, entry: Entry, keeper: &dyn Keeper) -> Result<(), Failure> {
+unsafe fn replace(
+    ledger: &mut Ledger,
+    mut entry: Entry,
+    keeper: &'static dyn Keeper,
+) -> Result<(), Failure> {
     let (old, len) = (entry.start as *mut u8, entry.len());
     let closed = entry.access != READ | WRITE;
     ledger.make_room(3)?;
     // SAFETY: `new` is a new mapping, `old` the caller's, and `source` one of the two places where
     // its pages can be.
     unsafe {
-        let new = keeper.map(Place::Anywhere, len)?;
+        let (new, keeper) = keeper::map_or_next(keeper, Place::Anywhere, len)?;
+        entry.holder = Holder::Keeper(keeper);
         if let Err(reason) = keeper.settle(new, len) {
             let _ = memory::unmap(new, len);
             return Err(reason.into());

@@ -4,6 +4,7 @@
 //! A fork walks it, and whoever unmaps, protects or advises a part of such a range
 //! keeps it true. It lies in ordinary memory: addresses are no secret.
 
+use crate::keeper::{Inheritance, KEEPERS, Keeper};
 use crate::policy::ForkPolicy;
 use core::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,12 +40,27 @@ impl From<ForkPolicy> for Child {
 /// What keeps a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// memfd_secret memory of its own.
-    Secretmem,
-    /// Ordinary pages, locked.
-    Locked,
-    /// A heap, which sees to its pages itself; the entry only notes their access.
-    Heap,
+    /// This keeper, for the range alone.
+    Keeper(&'static dyn Keeper),
+    /// A heap, kept by this one, which sees to its pages itself; the entry only notes their access.
+    Heap(&'static dyn Keeper),
+}
+
+impl Holder {
+    /// The keeper.
+    pub const fn keeper(self) -> &'static dyn Keeper {
+        match self {
+            Holder::Keeper(keeper) | Holder::Heap(keeper) => keeper,
+        }
+    }
+
+    /// What a child can have of a range that has its keeper for itself.
+    pub(crate) fn inheritance(self) -> Option<Inheritance> {
+        match self {
+            Holder::Keeper(keeper) => Some(keeper.inheritance()),
+            Holder::Heap(_) => None,
+        }
+    }
 }
 
 /// A range that a keeper holds. Addresses are page-aligned.
@@ -71,9 +87,9 @@ impl Entry {
     /// Whether a mapping can be what the entry was made for.
     fn describes(&self, mapping: &Mapping<'_>) -> bool {
         match self.holder {
-            Holder::Secretmem => mapping.is_secretmem(),
-            Holder::Heap => mapping.is_secretmem() || !mapping.shared,
-            Holder::Locked => !mapping.shared,
+            Holder::Keeper(keeper) => keeper.made(mapping),
+            // One keeper may have stood in for another.
+            Holder::Heap(_) => KEEPERS.into_iter().any(|keeper| keeper.made(mapping)),
         }
     }
 
@@ -359,7 +375,7 @@ mod tests {
             start,
             end,
             access: 3,
-            holder: Holder::Secretmem,
+            holder: Holder::Keeper(crate::keeper::SECRETMEM),
             child: Child::Copy,
         }
     }
@@ -422,7 +438,7 @@ mod tests {
         // SAFETY: new mappings of this test's own.
         let start = unsafe { crate::keeper::LOCKED.map(Place::Anywhere, len) }.unwrap() as usize;
         let locked = Entry {
-            holder: Holder::Locked,
+            holder: Holder::Keeper(crate::keeper::LOCKED),
             ..entry(start, start + len)
         };
         ledger.insert(locked).unwrap();
@@ -440,7 +456,9 @@ mod tests {
             [(start, start + 2 * PAGE), (start + 3 * PAGE, start + len)]
         );
         ledger
-            .update(&(start..start + PAGE), |e| e.holder = Holder::Secretmem)
+            .update(&(start..start + PAGE), |e| {
+                e.holder = Holder::Keeper(crate::keeper::SECRETMEM)
+            })
             .unwrap();
         ledger.insert(entry(16, 32)).unwrap();
         ledger.reconcile().unwrap();

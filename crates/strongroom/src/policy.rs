@@ -1,6 +1,6 @@
 //! Policies: what the caller requires and what it would prefer.
 
-use strongroom_core::{Level, Reason};
+use strongroom_core::{Level, Protections, Reason};
 
 /// What a forked child sees of secret memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +47,7 @@ impl ForkPolicy {
 pub struct Policy {
     required: Level,
     preferred: Level,
+    besides: Protections,
     fork: ForkPolicy,
 }
 
@@ -56,6 +57,7 @@ impl Policy {
         Self {
             required: level,
             preferred: level,
+            besides: Protections::empty(),
             fork: ForkPolicy::Drop,
         }
     }
@@ -65,6 +67,7 @@ impl Policy {
         Self {
             required: Level::Locked,
             preferred: level,
+            besides: Protections::empty(),
             fork: ForkPolicy::Drop,
         }
     }
@@ -73,6 +76,14 @@ impl Policy {
     #[must_use]
     pub const fn at_least(mut self, level: Level) -> Self {
         self.required = level;
+        self
+    }
+
+    /// Requires these protections, too, whatever the level has: [`Protections::UNCACHED`], say, which
+    /// only [`Level::Closed`] has otherwise.
+    #[must_use]
+    pub const fn and(mut self, protections: Protections) -> Self {
+        self.besides = self.besides.union(protections);
         self
     }
 
@@ -91,6 +102,21 @@ impl Policy {
     /// What is tried first.
     pub const fn preferred(&self) -> Level {
         self.preferred
+    }
+
+    /// What is required besides the level.
+    pub const fn besides(&self) -> Protections {
+        self.besides
+    }
+
+    /// The protections without which there is no memory.
+    pub const fn demanded(&self) -> Protections {
+        self.required.protections().union(self.besides)
+    }
+
+    /// The protections that a receipt is to tell of.
+    pub const fn asked(&self) -> Protections {
+        self.preferred.protections().union(self.besides)
     }
 
     /// What a forked child sees.

@@ -294,3 +294,21 @@ fn a_huge_object_is_cut_at_its_entries_only() {
     assert!(map.bytes()[..H].iter().all(|&byte| byte == 1));
     assert_eq!(state("small_entries"), small);
 }
+
+#[test]
+fn a_process_that_asks_to_be_told_of_writes_can_write() {
+    let Some(_alone) = alone() else { return };
+    for mode in [Mode::EXCLUSIVE, Mode::EXCLUSIVE | Mode::HUGE] {
+        let status = in_child(|| {
+            let map = Object::with_mode(mode, 2 * HUGE_PAGE).map().unwrap();
+            map.bytes_mut()[0] = 1;
+            // The second block has no entry yet when this forgets all writes.
+            std::fs::write("/proc/self/clear_refs", "4").unwrap();
+            // SAFETY: an alarm ends this process if a write never comes to its end.
+            unsafe { libc::alarm(60) };
+            map.bytes_mut().fill(2);
+            i32::from(!map.bytes().iter().all(|&byte| byte == 2))
+        });
+        assert_eq!(status, 0);
+    }
+}

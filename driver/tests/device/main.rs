@@ -8,12 +8,16 @@
     reason = "a test's own helpers fail the test"
 )]
 
+mod dump;
 mod lifetime;
 mod limits;
+mod memory_error;
 mod object;
 mod owner;
+mod page_tables;
 mod process;
 mod requests;
+mod state;
 
 use object::{Object, alone, free_bytes, state};
 use strongroom_core::driver::{HUGE_PAGE, Mode, PAGE};

@@ -296,3 +296,54 @@ proptest! {
         prop_assert!(fit == 0 || room.reserve(&want).is_ok());
     }
 }
+
+#[test]
+fn lent_blocks_serve_before_carve_outs_and_go_back_when_they_are_whole() {
+    let block = BLOCK as u64;
+    let mut room = Room::new();
+    room.add(4 * block, 4 * BLOCK, NOWHERE).unwrap();
+    assert_eq!(room.lacking(BLOCK, false), 0);
+    assert!(!room.add_block(0));
+    assert_eq!(room.spare_block(), None);
+    // The carve-out lies among what the kernel can lend.
+    room.lend(100 * block, 3 * BLOCK).unwrap();
+    assert_eq!(room.lend(100 * block, BLOCK), Err(Errno::Inval));
+    assert_eq!(room.lacking(1, false), 1);
+    assert_eq!(room.lacking(BLOCK + 1, true), 2);
+    assert_eq!(room.lacking(9 * BLOCK, false), 3);
+    // Its neighbour before it, which joins it in one run.
+    assert!(room.add_block(3 * block));
+    assert!(
+        !room.add_block(3 * block) && !room.add_block(block + 1) && !room.add_block(100 * block)
+    );
+    assert_eq!((room.pages(), room.lent_pages()), (5 * BLOCK, BLOCK));
+    let small = room.reserve(&want(3)).unwrap();
+    assert_eq!(all(&small)[0].pfn, 3 * block);
+    assert_eq!(room.spare_block(), None);
+    // The rest of the cut block is used; a huge request is not served of it.
+    assert_eq!(room.lacking(BLOCK - 3, false), 0);
+    assert_eq!(room.lacking(BLOCK, true), 1);
+    let large = room.reserve(&want(2 * BLOCK + BLOCK - 3)).unwrap();
+    assert_eq!(room.free_pages(), 2 * BLOCK);
+    assert!(room.add_block(98 * block) && room.add_block(99 * block));
+    assert!(!room.add_block(97 * block), "beyond the limit");
+    let huge = Want {
+        huge: true,
+        ..want(4 * BLOCK)
+    };
+    let huge = room.reserve(&huge).unwrap();
+    assert_eq!(room.free_pages(), 0);
+    // Whole blocks go back, each once.
+    give_all(&mut room, 1, &small);
+    assert_eq!(room.spare_block(), None);
+    give_all(&mut room, 1, &large);
+    assert_eq!(room.spare_block(), Some(3 * block));
+    assert_eq!(room.spare_block(), None);
+    give_all(&mut room, 1, &huge);
+    let mut back = [room.spare_block().unwrap(), room.spare_block().unwrap()];
+    back.sort_unstable();
+    assert_eq!(back, [98 * block, 99 * block]);
+    assert_eq!(room.spare_block(), None);
+    assert_eq!((room.free_pages(), room.lent_pages()), (4 * BLOCK, 0));
+    assert_eq!(room.held_by(1), 0);
+}

@@ -20,6 +20,8 @@ pub(crate) const MOST_PAGES: u64 = 64;
 /// How many pages are worked on at a time, and for how many requests.
 const WINDOW: usize = 64;
 const MOVE: usize = 2000;
+/// How much longer a slow machine is given, until each thing was tried once.
+const LONGER: Duration = Duration::from_secs(60);
 /// How long the guest may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -172,11 +174,25 @@ impl<'m> Device<'m> {
         }
     }
 
-    /// Talks to the guest until the deadline, waits for what is under way, and stops it.
+    /// Whether each thing was tried.
+    fn enough(&self) -> bool {
+        let Counts {
+            sealed,
+            filled,
+            summed,
+            out_of_reach,
+            ..
+        } = self.counts;
+        let tried = sealed > 0 && filled > 0 && summed > 0;
+        tried && (out_of_reach > 0 || !keeps_private(self.region))
+    }
+
+    /// Talks to the guest until the deadline, or until each thing was tried on a slow machine, waits for what is under way, and stops it.
     pub(crate) fn run(&mut self, deadline: Instant) -> Result<(), Wrong> {
         let mut heard = Instant::now();
         loop {
-            let over = Instant::now() >= deadline;
+            let now = Instant::now();
+            let over = now >= deadline && (self.enough() || now >= deadline + LONGER);
             let mut sent = false;
             while !over || !self.again.is_empty() {
                 let next = self.again.pop_front().or_else(|| self.request());

@@ -1,10 +1,9 @@
-//! strongroom.ko: the shim, compiled by the kernel's own build, with the Rust object.
+//! strongroom.ko, by the kernel's own build: the shim in C, and the Rust part by `driver/rust/object.sh`.
 
 use super::tree::{self, Tree};
-use super::{Target, rust};
+use super::{Sources, Target, package, source};
 use crate::packages;
 use crate::vm::Cache;
-use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,47 +16,36 @@ pub(crate) fn build(
     cache: &Cache,
     root: &Path,
     target: &Target,
+    sources: Sources,
     install: bool,
 ) -> Result<PathBuf, String> {
     if install {
         packages::ensure_driver()?;
     }
-    let tree = Tree::get(cache, target, install)?;
+    let kernel = Tree::get(cache, target, install)?.directory;
     let _lock = cache.lock("driver")?;
     let kept = cache.path("driver");
     let mut hasher = DefaultHasher::new();
-    tree.directory.hash(&mut hasher);
+    (&kernel, sources).hash(&mut hasher);
     let work = kept.join(format!("module-{:016x}", hasher.finish()));
     tree::fresh(&work)?;
-    let rust = work.join("rust");
-    tree::fresh(&rust)?;
-    let object = rust::object(root, &tree, &kept, &rust)?;
-    let source = work.join("strongroom");
-    tree::fresh(&source.join("shim"))?;
-    let copy = |from: &Path, to: &Path| {
-        fs::copy(from, to)
-            .map(|_| ())
-            .map_err(|error| format!("{}: {error}", from.display()))
+    let directory = match sources {
+        Sources::Tree => {
+            let directory = work.join("strongroom");
+            source::assemble(root, &directory)?;
+            directory
+        }
+        Sources::Package => package::unpacked(root, &work)?,
     };
-    copy(&root.join("driver/Kbuild"), &source.join("Kbuild"))?;
-    copy(&object, &source.join("strongroom_rust.o_shipped"))?;
-    let shim = root.join("driver/shim");
-    for entry in fs::read_dir(&shim).map_err(|error| format!("{}: {error}", shim.display()))? {
-        let entry = entry.map_err(|error| format!("{}: {error}", shim.display()))?;
-        copy(&entry.path(), &source.join("shim").join(entry.file_name()))?;
-    }
-    // modpost asks which sources an object is from; this one has its own way.
-    fs::write(source.join(".strongroom_rust.o.cmd"), "")
-        .map_err(|error| format!("{}: {error}", source.display()))?;
     let mut make = Command::new("make");
     make.arg("--silent")
         .arg("-C")
-        .arg(&tree.directory)
-        .arg(format!("M={}", source.display()))
+        .arg(&directory)
+        .arg(format!("KERNEL={}", kernel.display()))
         .args(["W=1", "KCFLAGS=-Werror"])
         .stdin(Stdio::null());
-    let exported = tree.directory.join("vmlinux.symvers");
-    if exported.exists() && !tree.directory.join("Module.symvers").exists() {
+    let exported = kernel.join("vmlinux.symvers");
+    if exported.exists() && !kernel.join("Module.symvers").exists() {
         make.arg(format!("KBUILD_EXTRA_SYMBOLS={}", exported.display()));
     }
     for name in [
@@ -69,6 +57,10 @@ pub(crate) fn build(
     ] {
         make.env_remove(name);
     }
+    // A package's user has nothing that is kept.
+    if sources == Sources::Tree {
+        make.env("STRONGROOM_RUST_KEPT", &kept);
+    }
     let output = make
         .arg("modules")
         .output()
@@ -78,7 +70,7 @@ pub(crate) fn build(
     let warned = said
         .lines()
         .any(|line| line.contains("warning:") || line.contains("WARNING:"));
-    let module = source.join("strongroom.ko");
+    let module = directory.join("strongroom.ko");
     if output.status.success() && !warned && module.exists() {
         Ok(module)
     } else {

@@ -6,12 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A configured kernel, and how its build is called.
+/// A configured kernel.
 #[derive(Debug)]
 pub(super) struct Tree {
     pub(super) directory: PathBuf,
-    /// include/config/auto.conf.
-    configuration: String,
 }
 
 impl Tree {
@@ -23,25 +21,7 @@ impl Tree {
             Target::Known(Choice::Built) => built::tree(cache, &built::BUILT, install)?,
             Target::Known(Choice::Debug) => built::tree(cache, &built::DEBUGGING, install)?,
         };
-        let path = directory.join("include/config/auto.conf");
-        let configuration =
-            fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(Self {
-            directory,
-            configuration,
-        })
-    }
-
-    /// The value of an option: `y`, a number; `None` where it is not set.
-    pub(super) fn option(&self, name: &str) -> Option<&str> {
-        self.configuration.lines().find_map(|line| {
-            let (key, value) = line.strip_prefix("CONFIG_")?.split_once('=')?;
-            (key == name).then_some(value)
-        })
-    }
-
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.option(name) == Some("y")
+        Ok(Self { directory })
     }
 }
 

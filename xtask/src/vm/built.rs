@@ -23,6 +23,8 @@ const DEBUG: Fragment = Fragment {
     path: "xtask/kernel/debug.config",
     text: include_str!("../../kernel/debug.config"),
 };
+/// What the driver's second kind of pool needs, for all kernels that are built here.
+const PATCH: &str = include_str!("../../kernel/direct-map.patch");
 /// The version that 6.12 asks for (scripts/min-tool-version.sh, Documentation/rust/quick-start.rst);
 /// Debian 12's own is older.
 const BINDGEN: &str = "0.71.1";
@@ -77,6 +79,25 @@ pub(super) fn get(
     configuration: &'static Configuration,
     install: bool,
 ) -> Result<Kernel, String> {
+    Ok(made(cache, configuration, install, false)?.0)
+}
+
+/// Where the kernel was built, configured as it: what a module is built against.
+pub(crate) fn tree(
+    cache: &Cache,
+    configuration: &'static Configuration,
+    install: bool,
+) -> Result<PathBuf, String> {
+    Ok(made(cache, configuration, install, true)?.1)
+}
+
+/// The kernel, and where it was built; that is there for certain if `modules` are to be built.
+fn made(
+    cache: &Cache,
+    configuration: &'static Configuration,
+    install: bool,
+    modules: bool,
+) -> Result<(Kernel, PathBuf), String> {
     let name = configuration.name;
     let _lock = cache.lock(&format!("{name}-kernel"))?;
     let version = debian::candidate(SOURCE)
@@ -86,7 +107,7 @@ pub(super) fn get(
     for fragment in configuration.fragments {
         fragment.text.hash(&mut hasher);
     }
-    (BINDGEN, &version).hash(&mut hasher);
+    (PATCH, BINDGEN, &version).hash(&mut hasher);
     let key = format!("{version}-{:016x}", hasher.finish());
     let kernels = cache.path(configuration.kept);
     let place = kernels.join(&key);
@@ -97,14 +118,17 @@ pub(super) fn get(
         append: configuration.append,
         reports: configuration.reports,
     };
-    if kernel.image.exists() {
-        return Ok(kernel);
+    let out = cache.path(&format!("build-{name}"));
+    let stamp = out.join("built");
+    let is_built = || fs::read_to_string(&stamp).is_ok_and(|of| of == key);
+    if kernel.image.exists() && (!modules || is_built()) {
+        return Ok((kernel, out));
     }
     if install {
         packages::ensure_kernel()?;
     }
     let source = source(cache, &version)?;
-    let out = build_directory(cache, configuration, &version)?;
+    prepare(&out, &source)?;
     Build {
         source: &source,
         out: &out,
@@ -125,23 +149,8 @@ pub(super) fn get(
     let _ = fs::remove_dir_all(&kernels);
     fs::create_dir_all(&kernels).map_err(because(&kernels))?;
     fs::rename(&files, &place).map_err(because(&place))?;
-    Ok(kernel)
-}
-
-/// Where the kernel was built, configured as it: what a module is built against.
-pub(crate) fn tree(
-    cache: &Cache,
-    configuration: &'static Configuration,
-    install: bool,
-) -> Result<PathBuf, String> {
-    get(cache, configuration, install)?;
-    let out = cache.path(&format!("build-{}", configuration.name));
-    if !out.join("Module.symvers").exists() {
-        // The kernel was kept without it.
-        let _ = fs::remove_dir_all(cache.path(configuration.kept));
-        get(cache, configuration, install)?;
-    }
-    Ok(out)
+    fs::write(&stamp, key).map_err(because(&stamp))?;
+    Ok((kernel, out))
 }
 
 /// The version of a kernel that is there.
@@ -151,10 +160,12 @@ fn earlier(cache: &Cache, configuration: &Configuration) -> Option<String> {
     name.rsplit_once('-').map(|(version, _)| version.to_owned())
 }
 
-/// The source, unpacked and never changed.
+/// The source, unpacked, with the patch, and not changed after that.
 fn source(cache: &Cache, version: &str) -> Result<PathBuf, String> {
     let _lock = cache.lock("kernel-source")?;
-    let source = cache.path(&format!("linux-{version}"));
+    let mut hasher = DefaultHasher::new();
+    PATCH.hash(&mut hasher);
+    let source = cache.path(&format!("linux-{version}-{:016x}", hasher.finish()));
     if source.exists() {
         return Ok(source);
     }
@@ -165,34 +176,37 @@ fn source(cache: &Cache, version: &str) -> Result<PathBuf, String> {
     let mut tar = Command::new("tar");
     tar.arg("-xf").arg(&archive).arg("-C").arg(work.path());
     run(&mut tar, "tar")?;
-    for old in fs::read_dir(cache.path(""))
-        .map_err(because(&source))?
-        .flatten()
-    {
-        if old.file_name().to_string_lossy().starts_with("linux-") {
-            let _ = fs::remove_dir_all(old.path());
+    let unpacked = work.path().join(SOURCE);
+    let diff = work.path().join("patch");
+    fs::write(&diff, PATCH).map_err(because(&diff))?;
+    let mut patch = Command::new("patch");
+    patch
+        .args(["--silent", "--strip=1", "--input"])
+        .arg(&diff)
+        .current_dir(&unpacked);
+    run(&mut patch, "patch")?;
+    let others = fs::read_dir(cache.path("")).map_err(because(&source))?;
+    for other in others.flatten() {
+        let name = other.file_name().to_string_lossy().into_owned();
+        let rest = name.strip_prefix("linux-").unwrap_or_default();
+        if rest.starts_with(|first: char| first.is_ascii_digit()) {
+            let _ = fs::remove_dir_all(other.path());
         }
     }
-    fs::rename(work.path().join(SOURCE), &source).map_err(because(&source))?;
+    fs::rename(unpacked, &source).map_err(because(&source))?;
     Ok(source)
 }
 
-/// Where a configuration is built, and modules for it after that. Objects of another version's
-/// source are removed.
-fn build_directory(
-    cache: &Cache,
-    configuration: &Configuration,
-    version: &str,
-) -> Result<PathBuf, String> {
-    let out = cache.path(&format!("build-{}", configuration.name));
+/// Makes the directory in which a configuration is built. Objects of another source are removed.
+fn prepare(out: &Path, source: &Path) -> Result<(), String> {
     let stamp = out.join("source-version");
-    if fs::read_to_string(&stamp).is_ok_and(|of| of == version) {
-        return Ok(out);
+    let name = source.file_name().unwrap_or_default().to_string_lossy();
+    if fs::read_to_string(&stamp).is_ok_and(|of| of == name) {
+        return Ok(());
     }
-    let _ = fs::remove_dir_all(&out);
-    fs::create_dir_all(&out).map_err(because(&out))?;
-    fs::write(&stamp, version).map_err(because(&stamp))?;
-    Ok(out)
+    let _ = fs::remove_dir_all(out);
+    fs::create_dir_all(out).map_err(because(out))?;
+    fs::write(&stamp, name.as_bytes()).map_err(because(&stamp))
 }
 
 fn bindgen(cache: &Cache) -> Result<PathBuf, String> {

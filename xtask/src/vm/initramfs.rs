@@ -9,6 +9,9 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+/// The driver's place in the guest.
+pub(super) const DRIVER: &str = "/lib/strongroom/strongroom.ko";
+
 /// What is put together for one run.
 #[derive(Debug, Default)]
 pub(super) struct Initramfs {
@@ -96,8 +99,7 @@ impl Initramfs {
     /// The driver, which init loads.
     pub(super) fn driver(&mut self, module: &Path) -> Result<(), String> {
         let image = std::fs::read(module).map_err(because(module))?;
-        self.archive
-            .file("/lib/strongroom/strongroom.ko", image, 0o644);
+        self.archive.file(DRIVER, image, 0o644);
         Ok(())
     }
 

@@ -8,6 +8,8 @@ mod initramfs;
 mod kernel;
 mod libraries;
 mod modules;
+mod on_driver;
+mod outside;
 mod programs;
 mod qemu;
 mod reports;
@@ -15,13 +17,15 @@ pub(crate) mod stock;
 mod suites;
 mod transcript;
 
-use crate::{driver, packages};
+use crate::driver::{self, Sources};
+use crate::packages;
 pub(crate) use cache::Cache;
 use cache::RunDirectory;
 use initramfs::{Initramfs, Script};
 pub(crate) use kernel::Choice;
 use kernel::Kernel;
 use modules::{Module, Modules};
+use outside::Outside;
 use qemu::{End, Machine, Output};
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -58,11 +62,12 @@ Tests:
   probe         the tests of strongroom-probe
   guest         guest memory: the tests of strongroom-guest and minivmm, in guests of this guest, on every
                 backing that the kernel has; with --kernel built, `attributes` too
+  driver-doctor `strongroom doctor` with the kernel driver
+  driver        the kernel driver: its own tests, and attacks, the library's tests and programs on its memory
   CRATE/TARGET  one test target of a crate, or its unit tests: strongroom/heap, strongroom-core/lib.
                 What a test needs beside strongroom (a compiler, python) is not in the guest
   CRATE/bench:TARGET[:ARGUMENT:…]
                 a bench of a crate: strongroom-guest/bench:guest:conversions
-  driver        the kernel driver's own tests
   sh            a shell instead of tests
 
 Examples:
@@ -112,6 +117,11 @@ pub(crate) struct Args {
     /// Build strongroom.ko for the kernel and load it, with a pool of 256 MiB in two parts
     #[arg(long)]
     driver: bool,
+    /// The same, built from the Debian package
+    #[arg(long)]
+    driver_package: bool,
+    #[command(flatten)]
+    fuzz: Fuzz,
     /// Run this by the guest's shell, as root, after the tests
     #[arg(long = "run", value_name = "COMMAND")]
     commands: Vec<String>,
@@ -121,6 +131,31 @@ pub(crate) struct Args {
     /// What to run there
     #[arg(value_name = "TEST", required_unless_present = "commands")]
     tests: Vec<String>,
+}
+
+/// How long and how the driver's interface is tried at random.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "The driver's test at random")]
+pub(crate) struct Fuzz {
+    /// How many steps
+    #[arg(long, value_name = "N", default_value_t = 50_000)]
+    steps: u64,
+    /// What the steps are made from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Have allocations of the kernel's fail, too, where it can: `--kernel debug`
+    #[arg(long)]
+    fail: bool,
+}
+
+impl Default for Fuzz {
+    fn default() -> Self {
+        Self {
+            steps: 50_000,
+            seed: 1,
+            fail: false,
+        }
+    }
 }
 
 impl Args {
@@ -136,6 +171,8 @@ impl Args {
             timeout: 900,
             modules: Vec::new(),
             driver: false,
+            driver_package: false,
+            fuzz: Fuzz::default(),
             commands: Vec::new(),
             no_install: true,
             tests: [
@@ -149,13 +186,23 @@ impl Args {
 
 impl Args {
     /// What `cargo xtask driver test` runs.
-    pub(crate) fn for_driver(kernel: Choice, no_install: bool, timeout: u64) -> Self {
+    pub(crate) fn for_driver(
+        kernel: Choice,
+        sources: Sources,
+        no_install: bool,
+        timeout: u64,
+        fuzz: Fuzz,
+    ) -> Self {
         Self {
             kernel,
+            fuzz,
             timeout,
             no_install,
             driver: true,
-            tests: vec!["driver".to_owned()],
+            driver_package: sources == Sources::Package,
+            // The driver keeps /dev/mem out of its memory even so.
+            append: vec!["iomem=relaxed".to_owned()],
+            tests: ["driver-doctor", "driver"].map(str::to_owned).to_vec(),
             ..Self::for_tests()
         }
     }
@@ -165,7 +212,7 @@ impl Args {
         Self {
             memlock: "unlimited".to_owned(),
             tests: vec![format!("strongroom-driver/bench:figures:--rounds:{rounds}")],
-            ..Self::for_driver(Choice::Stock, true, 900)
+            ..Self::for_driver(Choice::Stock, Sources::Tree, true, 900, Fuzz::default())
         }
     }
 }
@@ -201,25 +248,66 @@ fn say(text: &str) {
     eprintln!("xtask: vm: {text}");
 }
 
+/// Tests of the guest, as their programs counted them; a script is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
+    pub(crate) skipped: usize,
+}
+
+impl std::ops::AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            passed,
+            failed,
+            skipped,
+        } = self;
+        write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
+    }
+}
+
 /// Runs the tests, and returns the tests in the guest that could not run, with their reasons.
 ///
 /// # Errors
-/// Where a test failed, or the guest could not be made or came to no proper end.
+/// As of [`run_counted`].
 pub(crate) fn run(args: &Args, root: &Path) -> Result<Vec<String>, Error> {
-    let told = guest(args, root, Output::Shown)?;
+    run_counted(args, root, &mut Count::default())
+}
+
+/// The same, and adds what came of the tests to a count, also where one failed.
+///
+/// # Errors
+/// Where a test failed, or the guest could not be made or came to no proper end.
+pub(crate) fn run_counted(
+    args: &Args,
+    root: &Path,
+    count: &mut Count,
+) -> Result<Vec<String>, Error> {
+    let told = guest(args, root, Output::Shown, count)?;
     Ok(told.skips.into_iter().map(|(_, skip)| skip).collect())
 }
 
 /// Runs them and returns what they wrote.
 ///
 /// # Errors
-/// As [`run`].
+/// As of [`run_counted`].
 pub(crate) fn output(args: &Args, root: &Path) -> Result<String, Error> {
-    Ok(guest(args, root, Output::Kept)?.kept)
+    Ok(guest(args, root, Output::Kept, &mut Count::default())?.kept)
 }
 
-fn guest(args: &Args, root: &Path, output: Output) -> Result<Told, Error> {
-    let driver = args.driver || args.tests.iter().any(|test| test == "driver");
+fn guest(args: &Args, root: &Path, output: Output, count: &mut Count) -> Result<Told, Error> {
+    let driver = args.driver
+        || args.driver_package
+        || args.tests.iter().any(|test| test.starts_with("driver"));
     let shell = args.tests.iter().any(|test| test == "sh");
     let mut jobs = if shell {
         Vec::new()
@@ -242,7 +330,12 @@ fn guest(args: &Args, root: &Path, output: Output) -> Result<Told, Error> {
     let kernel = Kernel::get(&cache, args.kernel, !args.no_install).map_err(Error::Unavailable)?;
     let driver = if driver {
         let target = driver::Target::Known(args.kernel);
-        let built = driver::build(&cache, root, &target, !args.no_install);
+        let sources = if args.driver_package {
+            Sources::Package
+        } else {
+            Sources::Tree
+        };
+        let built = driver::build(&cache, root, &target, sources, !args.no_install);
         Some(built.map_err(Error::Unavailable)?)
     } else {
         None
@@ -251,7 +344,8 @@ fn guest(args: &Args, root: &Path, output: Output) -> Result<Told, Error> {
     let run = cache.run()?;
     let token = token()?;
     let image = run.path("initramfs");
-    let mut initramfs = assemble(args, root, &userland, &kernel, &token, &jobs)?;
+    let environment = environment(args, driver.is_some());
+    let mut initramfs = assemble(args, root, &userland, &kernel, &token, &jobs, &environment)?;
     if let Some(module) = &driver {
         initramfs.driver(module)?;
     }
@@ -259,15 +353,20 @@ fn guest(args: &Args, root: &Path, output: Output) -> Result<Told, Error> {
         initramfs.shell();
     }
     initramfs.write(&image)?;
-    let append = [APPEND, kernel.append]
+    let carve_outs = driver.as_ref().map_or("", |_| CARVE_OUTS);
+    let append = [APPEND, kernel.append, carve_outs]
         .into_iter()
-        .chain(driver.is_some().then_some(CARVE_OUTS))
         .chain(args.append.iter().map(String::as_str))
         .filter(|words| !words.is_empty())
         .collect::<Vec<_>>()
         .join(" ");
+    let outside = match driver {
+        Some(_) => Some(Outside::new()?),
+        None => None,
+    };
     let machine = Machine {
         kernel: &kernel,
+        outside: outside.as_ref(),
         initramfs: &image,
         append: &append,
         memory: args.memory,
@@ -287,7 +386,7 @@ fn guest(args: &Args, root: &Path, output: Output) -> Result<Told, Error> {
     let timeout = Duration::from_secs(args.timeout);
     let end = machine.run(&run, &console, &token, timeout, output)?;
     let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
-    let report = if kernel.reports {
+    let report = if kernel.reports || driver.is_some() {
         reports::first(&qemu::text(&console)?)
     } else {
         None
@@ -295,6 +394,7 @@ fn guest(args: &Args, root: &Path, output: Output) -> Result<Told, Error> {
     let result = judge(&end, &names, args.timeout);
     let (End::Ended(told) | End::TimedOut(told)) = end;
     summarize(&told, &names, start.elapsed());
+    *count += count_of(&told);
     match (result, report) {
         (result, Some(report)) => {
             let also = result.err().unwrap_or_default();
@@ -332,12 +432,14 @@ fn assemble(
     kernel: &Kernel,
     token: &str,
     jobs: &[Job],
+    environment: &str,
 ) -> Result<Initramfs, String> {
     let mut initramfs = Initramfs::new(
         &userland.busybox.join("bin/busybox"),
         &format!("token={token}\nmemlock={}\n", args.memlock),
     );
-    for program in PROGRAMS {
+    let of_jobs = jobs.iter().flat_map(|job| job.needs.host).copied();
+    for program in PROGRAMS.into_iter().chain(of_jobs) {
         if !initramfs.own(program)? {
             return Err(format!("{program} is not here, which the guest needs"));
         }
@@ -391,7 +493,7 @@ fn assemble(
         scripts.push(Script {
             user: job.user,
             before: format!("{title}\n{}", job.before),
-            run: format!("{}{}\n{work}\n", environment(), job.variables),
+            run: format!("{environment}{}\n{work}\n", job.variables),
         });
     }
     initramfs.jobs(&scripts);
@@ -406,14 +508,28 @@ fn link(place: &Path) -> String {
 }
 
 /// What the tests here are told by the environment, those in the guest are told too.
-fn environment() -> String {
+fn environment(args: &Args, driver: bool) -> String {
     let set = std::env::var_os("STRONGROOM_NO_SKIP").is_some_and(|v| v != "0" && !v.is_empty());
     let no_skip = if set {
         "export STRONGROOM_NO_SKIP=1\n"
     } else {
         ""
     };
-    format!("cd /tmp\nexport STRONGROOM_SKIP_LOG=/run/skips\n{no_skip}")
+    let driver = if driver {
+        let fuzz = &args.fuzz;
+        format!(
+            "export STRONGROOM_MODULE={} STRONGROOM_OUTSIDE={}\n\
+             export STRONGROOM_FUZZ_STEPS={} STRONGROOM_FUZZ_SEED={} STRONGROOM_FUZZ_FAIL={}\n",
+            initramfs::DRIVER,
+            outside::PORT,
+            fuzz.steps,
+            fuzz.seed,
+            u8::from(fuzz.fail),
+        )
+    } else {
+        String::new()
+    };
+    format!("cd /tmp\nexport STRONGROOM_SKIP_LOG=/run/skips\n{no_skip}{driver}")
 }
 
 /// A word that no output of a test contains by chance.
@@ -456,6 +572,36 @@ fn judge(end: &End, names: &[&str], timeout: u64) -> Result<(), String> {
             }
         }
     }
+}
+
+/// A program of tests says what came of them; any other job is one.
+fn count_of(told: &Told) -> Count {
+    let mut count = Count {
+        skipped: told.skips.len(),
+        ..Count::default()
+    };
+    for status in &told.statuses {
+        let (passed, failed) = told
+            .results
+            .iter()
+            .filter(|result| result.job == status.job)
+            .fold((0, 0), |(passed, failed), result| {
+                (passed + result.passed, failed + result.failed)
+            });
+        count.passed += passed;
+        count.failed += failed;
+        match (passed + failed, status.code) {
+            (0, 0) => count.passed += 1,
+            // It ended before it could say.
+            (_, code) if code != 0 && failed == 0 => count.failed += 1,
+            _ => {}
+        }
+    }
+    // One that never ended.
+    count.failed += usize::from(told.running.is_some());
+    // A test that could not run says so and ends well.
+    count.passed = count.passed.saturating_sub(count.skipped);
+    count
 }
 
 fn summarize(told: &Told, names: &[&str], took: Duration) {
@@ -508,7 +654,31 @@ mod tests {
             ended,
             kept: String::new(),
             skips: Vec::new(),
+            results: Vec::new(),
         }
+    }
+
+    #[test]
+    fn tests_are_counted_by_their_programs_and_scripts_by_their_status() {
+        let mut guest = told(
+            &[(0, 0), (1, 101), (2, 0), (3, 134), (4, 1)],
+            false,
+            Some(5),
+        );
+        let result = |job, passed, failed| transcript::TestResult {
+            job,
+            passed,
+            failed,
+        };
+        guest.results = vec![result(0, 7, 0), result(1, 3, 2)];
+        guest.skips = vec![(0, "t: no driver".to_owned())];
+        let expected = Count {
+            // Six of the first and three of the second, and the script that succeeded.
+            passed: 10,
+            failed: 5,
+            skipped: 1,
+        };
+        assert_eq!(count_of(&guest), expected);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::cache::{RunDirectory, because};
 use super::kernel::Kernel;
+use super::outside::Outside;
 use super::transcript::{Told, Transcript};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -24,6 +25,8 @@ pub(super) struct Machine<'a> {
     /// MiB.
     pub(super) memory: u32,
     pub(super) cpus: u32,
+    /// Who answers what the guest asks of its memory, where it may.
+    pub(super) outside: Option<&'a Outside>,
     /// NUMA nodes, each with its share of the memory. The processors are the first one's.
     pub(super) nodes: u32,
 }
@@ -71,6 +74,9 @@ impl Machine<'_> {
             .args(["-serial", "chardev:console"])
             .args(["-chardev", tests])
             .args(["-serial", "chardev:tests"]);
+        if let Some(outside) = self.outside {
+            command.args(outside.arguments());
+        }
         for node in 0..self.nodes {
             let memory = self.memory / self.nodes;
             let cpus = match node {
@@ -124,6 +130,7 @@ impl Machine<'_> {
             .spawn()
             .map_err(because(Path::new(QEMU)))?;
         let mut child = Killed(child);
+        let server = self.outside.map(Outside::serve);
         let stdout = child.0.stdout.take();
         let transcript = Transcript::new(token);
         let reader = thread::spawn(move || listen(stdout, transcript, output));
@@ -138,6 +145,13 @@ impl Machine<'_> {
             thread::sleep(Duration::from_millis(50));
         };
         drop(child);
+        if let Some(server) = server {
+            match server.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(why)) => super::say(&format!("nobody answered the guest: {why}")),
+                Err(_) => return Err("who answers the guest panicked".to_owned()),
+            }
+        }
         let told = reader
             .join()
             .map_err(|_| "what the guest wrote was not read".to_owned())?;

@@ -1,6 +1,7 @@
 //! What a TEST on the command line stands for.
 
 use super::kernel::Choice;
+use super::on_driver;
 use super::programs::TestTarget;
 
 /// Who runs a job in the guest.
@@ -41,6 +42,8 @@ pub(super) struct Needs {
     pub(super) modules: &'static [&'static str],
     /// Programs of this workspace, by their packages' names.
     pub(super) programs: &'static [&'static str],
+    /// Programs of this machine.
+    pub(super) host: &'static [&'static str],
     /// NUMA nodes, at least.
     pub(super) nodes: u32,
 }
@@ -57,6 +60,7 @@ struct Suite {
 pub(super) const NOTHING: Needs = Needs {
     modules: &[],
     programs: &[],
+    host: &[],
     nodes: 1,
 };
 
@@ -135,7 +139,7 @@ rm /tmp/best.json
 echo \"of these, the best is $best\"
 [ \"$best\" = '\"backing\":\"'${STRONGROOM_BACKINGS%% *}'\"' ]";
 
-const SUITES: [Suite; 8] = [
+const SUITES: [Suite; 9] = [
     Suite {
         name: "attack",
         jobs: &[
@@ -202,10 +206,70 @@ const SUITES: [Suite; 8] = [
         needs: NOTHING,
     },
     Suite {
-        name: "driver",
-        jobs: &[],
-        tests: &[("strongroom-driver", "device", SCOPE_0)],
+        name: "driver-doctor",
+        jobs: &[
+            (
+                "doctor, kept out",
+                User::Ordinary,
+                "chmod 660 /dev/strongroom && chgrp nogroup /dev/strongroom",
+                on_driver::DOCTOR_KEPT_OUT,
+            ),
+            // It has the device be made anew.
+            (
+                "doctor on the driver",
+                User::Root,
+                SCOPE_0,
+                on_driver::DOCTOR,
+            ),
+        ],
+        tests: &[],
         needs: NOTHING,
+    },
+    Suite {
+        name: "driver",
+        jobs: &[
+            (
+                "run on the driver, as root",
+                User::Root,
+                SCOPE_0,
+                on_driver::RUN,
+            ),
+            (
+                "run on the driver, as a user",
+                User::Ordinary,
+                SCOPE_0,
+                on_driver::RUN,
+            ),
+            (
+                "attack on the driver, as root",
+                User::Root,
+                SCOPE_0,
+                on_driver::ATTACK,
+            ),
+            (
+                "attack on the driver, as a user",
+                User::Ordinary,
+                SCOPE_0,
+                on_driver::USER_ATTACK,
+            ),
+        ],
+        tests: &[
+            ("strongroom-driver", "device", SCOPE_0),
+            ("strongroom-driver", "kernel_logic", SCOPE_0),
+            ("strongroom-driver", "outside", SCOPE_0),
+            ("strongroom-driver", "module", SCOPE_0),
+            ("strongroom-driver", "lent", SCOPE_0),
+            ("strongroom-driver", "fuzz", SCOPE_0),
+            ("strongroom", "fork", SCOPE_0),
+            ("strongroom", "keepers", SCOPE_0),
+            ("strongroom", "heap", SCOPE_0),
+            ("strongroom-guest", "driver", SCOPE_0),
+        ],
+        needs: Needs {
+            modules: &["kvm_amd"],
+            host: &["ssh-keygen", "ssh-agent", "ssh-add"],
+            ..NOTHING
+        },
     },
     Suite {
         name: "probe",
@@ -243,6 +307,7 @@ const SUITES: [Suite; 8] = [
 const GUESTS: Needs = Needs {
     modules: &["kvm_amd"],
     programs: &["minivmm"],
+    host: &[],
     nodes: 2,
 };
 
@@ -251,11 +316,9 @@ const GUESTS: Needs = Needs {
 const fn variables(kernel: Choice) -> &'static str {
     match kernel {
         Choice::Stock => "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='poison'",
-        Choice::Built => {
-            "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison'"
+        Choice::Built | Choice::Debug => {
+            "export STRONGROOM_MEMORY_ERRORS=1 STRONGROOM_BACKINGS='attributes poison' STRONGROOM_LENDS=1"
         }
-        // It has no KVM.
-        Choice::Debug => "",
     }
 }
 

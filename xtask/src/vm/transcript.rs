@@ -13,10 +13,21 @@ pub(super) struct Told {
     pub(super) running: Option<usize>,
     /// Tests that could not run, with the job's number.
     pub(super) skips: Vec<(usize, String)>,
+    /// What programs of tests said at their end.
+    pub(super) results: Vec<TestResult>,
     /// The guest came to its end by itself.
     pub(super) ended: bool,
     /// What the jobs wrote, where it is not shown.
     pub(super) kept: String,
+}
+
+/// The count that a program of tests ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TestResult {
+    /// The job's number.
+    pub(super) job: usize,
+    pub(super) passed: usize,
+    pub(super) failed: usize,
 }
 
 /// How a job ended.
@@ -75,6 +86,13 @@ impl Transcript {
             self.record(record.trim());
             return;
         }
+        if let (Some(job), Some((passed, failed))) = (self.told.running, result(&text)) {
+            self.told.results.push(TestResult {
+                job,
+                passed,
+                failed,
+            });
+        }
         if std::mem::take(&mut self.held_back) {
             out.push(b'\n');
         }
@@ -112,9 +130,34 @@ impl Transcript {
     }
 }
 
+/// `test result: ok. 3 passed; 0 failed; …`.
+fn result(line: &str) -> Option<(usize, usize)> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let number = |what: &str| {
+        let mut parts = counts.split(';').map(str::trim);
+        parts.find_map(|part| part.strip_suffix(what)?.trim().parse().ok())
+    };
+    Some((number("passed")?, number("failed")?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_of_tests_say_their_counts() {
+        let mut transcript = Transcript::new("@token");
+        let text =
+            "@token begin 004\n\ntest result: FAILED. 5 passed; 2 failed; 0 ignored; 0 measured\n";
+        transcript.take(text.as_bytes());
+        let result = TestResult {
+            job: 4,
+            passed: 5,
+            failed: 2,
+        };
+        assert_eq!(transcript.told.results, [result]);
+        assert_eq!(super::result("test result: ok. of mine"), None);
+    }
 
     #[test]
     fn records_are_taken_out_and_everything_else_is_passed_on() {

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 #[command(after_long_help = "\
 Examples:
   sudo strongroom attack
-      Every attack on every victim, as a table.
+      Every attack on every victim, as a table. Where the kernel driver is loaded, on its memory too.
   strongroom attack --only peek,fd
       Two families of attacks, as far as an ordinary user can make them.
   sudo strongroom attack --only vmm
@@ -97,6 +97,12 @@ pub(crate) enum VictimArg {
     OpenFd,
     /// The library's regions
     Region,
+    /// The same in the kernel driver's memory
+    Driver,
+    /// The same, uncached
+    DriverUncached,
+    /// The same in pages of 2 MiB
+    DriverHuge,
     /// A guest in ordinary guest memory
     GuestPlain,
     /// A guest in poisoned pages
@@ -105,4 +111,6 @@ pub(crate) enum VictimArg {
     GuestPair,
     /// A guest in memory whose pages KVM knows as private
     GuestAttributes,
+    /// A guest in the kernel driver's memory
+    GuestDriver,
 }

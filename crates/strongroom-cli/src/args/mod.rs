@@ -119,7 +119,7 @@ pub(crate) enum Command {
 pub(crate) enum LevelArg {
     /// Locked memory
     Locked,
-    /// memfd_secret
+    /// The kernel driver's memory where it is loaded, else memfd_secret
     Hidden,
 }
 

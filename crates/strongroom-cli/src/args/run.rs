@@ -25,7 +25,8 @@ Examples:
 Levels:
   locked   Never swapped, in a core dump, shared with a child or left behind after free.
   hidden   Also out of the kernel's direct map: unreadable to ptrace, /proc/PID/mem and
-           process_vm_readv, for root too, and not to be pinned by devices (memfd_secret).
+           process_vm_readv, for root too, and not to be pinned by devices: the kernel driver's memory
+           where it is loaded (/dev/strongroom), else memfd_secret.
 
 Exit status:
   125  strongroom failed, or a protection that is required is missing: the program did not run

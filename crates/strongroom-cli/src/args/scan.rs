@@ -25,7 +25,7 @@ What the words mean:
              the key; `scan` did so to know
   schedule   an AES key as it is expanded for use; a few bits may be flipped (docs/scan.md says how many)
   not readable
-             memory that the kernel shows to nobody: memfd_secret
+             memory that the kernel shows to nobody: memfd_secret, /dev/strongroom
   partial    not all that can be read was seen: the process ended, or unmapped something meanwhile
 
 Exit status:

@@ -44,9 +44,8 @@ pub(crate) fn run(args: &AttackArgs) -> Result<u8, Failure> {
             rehearsed.map_err(not_found)?;
         }
         None => {
-            setup.invite(region::VISITOR);
-            guest::VISITORS
-                .into_iter()
+            region::visitors()
+                .chain(guest::visitors())
                 .for_each(|visitor| setup.invite(visitor));
         }
     }
@@ -104,7 +103,7 @@ pub(crate) fn victim(victim: VictimArg, kvm: Option<i32>) -> u8 {
         VictimArg::Plain => Kind::Plain,
         VictimArg::Locked => Kind::Locked,
         VictimArg::OpenFd => Kind::OpenFd,
-        _ => return victim::live(&region::Regions::default()),
+        _ => return victim::live(&region::Regions::of(victim)),
     };
     victim::live(kind.store().as_ref())
 }

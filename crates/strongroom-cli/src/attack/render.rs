@@ -30,13 +30,26 @@ pub(super) fn table(out: &mut impl Write, report: &Report, root: bool) -> io::Re
     verdict(out, report, root)
 }
 
-/// The victims that are attacked in the same ways stand beside one another.
+/// The victims that are attacked in the same ways stand beside one another, as many as fit.
 fn tables(report: &Report) -> Vec<Victims<'_>> {
-    [Owner::Process, Owner::Guest]
-        .into_iter()
-        .map(|owner| report.of_owner(owner).collect::<Victims>())
-        .filter(|victims| !victims.is_empty())
-        .collect()
+    let mut tables: Vec<Victims> = Vec::new();
+    for owner in [Owner::Process, Owner::Guest] {
+        let mut room = 0;
+        for victim in report.of_owner(owner) {
+            let width = width(halves(victim.name).0);
+            match (room >= width, tables.last_mut()) {
+                (true, Some(table)) => {
+                    room -= width;
+                    table.push(victim);
+                }
+                _ => {
+                    room = WIDTH - NAME - PROTECTION - width;
+                    tables.push(vec![victim]);
+                }
+            }
+        }
+    }
+    tables
 }
 
 fn rows_of(out: &mut impl Write, victims: &Victims) -> io::Result<()> {

@@ -52,6 +52,8 @@ impl Status {
 pub(super) enum Part {
     /// The memory that secrets live in.
     Secrets,
+    /// The kernel driver.
+    Driver,
     /// How much of it there can be.
     Limits,
     /// What `run` needs besides.
@@ -62,12 +64,19 @@ pub(super) enum Part {
 
 impl Part {
     /// Every part, in the table's order.
-    pub(super) const ALL: [Part; 4] = [Part::Secrets, Part::Limits, Part::Run, Part::Rest];
+    pub(super) const ALL: [Part; 5] = [
+        Part::Secrets,
+        Part::Driver,
+        Part::Limits,
+        Part::Run,
+        Part::Rest,
+    ];
 
     /// The section's heading.
     pub(super) const fn heading(self) -> &'static str {
         match self {
             Part::Secrets => "Secret memory",
+            Part::Driver => "The kernel driver",
             Part::Limits => "How much of it",
             Part::Run => "What `strongroom run` needs",
             Part::Rest => "Memory that is not secret",

@@ -9,7 +9,7 @@ use strongroom_core::Level;
 
 const WIDTH: usize = 80;
 const STATUS: usize = 9;
-const NAME: usize = 15;
+const NAME: usize = 16;
 /// Where values start.
 const INDENT: usize = 2 + STATUS + NAME;
 

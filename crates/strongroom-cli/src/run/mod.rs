@@ -19,6 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use strongroom::keeper;
 use strongroom::launch::config::{Config, Scope};
 use strongroom::launch::program::{self, Program, Unprotectable};
+use strongroom::{Policy, Refused};
 use strongroom_core::Level;
 
 /// Does all of it. Where it succeeds this process is the program.
@@ -123,7 +124,8 @@ fn unprotectable(executable: &Executable, error: &Unprotectable) -> Failure {
 ///
 /// Where no level is named, less than hidden is said and not refused.
 fn enough_for(config: &Config<'_>) -> Result<(), Failure> {
-    let Err(reason) = keeper::probe(keeper::SECRETMEM) else {
+    let hidden = Policy::require(Level::Hidden).on_fork(config.fork);
+    let Err(Refused { reason, .. }) = keeper::choose(&hidden) else {
         return Ok(());
     };
     match config.level {

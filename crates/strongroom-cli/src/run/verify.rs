@@ -17,6 +17,7 @@ use std::path::Path;
 use strongroom::launch::config::Scope;
 use strongroom::launch::handshake::{Handshake, OPTION, VERSION};
 use strongroom_core::{Level, Protections};
+use strongroom_sys::driver::DEVICE;
 use strongroom_sys::trace::{Call, CallStop, Resume, Stop, Tracee};
 
 /// What glibc's loader and its start-up code do.
@@ -59,6 +60,7 @@ const OBJECT: &[i64] = &[
     libc::SYS_geteuid,
     libc::SYS_getgid,
     libc::SYS_getuid,
+    libc::SYS_ioctl,
     libc::SYS_madvise,
     libc::SYS_memfd_secret,
     libc::SYS_mlock,
@@ -209,7 +211,7 @@ impl Eyes {
             .ok_or_else(other_version)
     }
 
-    /// How much of the range is memfd_secret memory, in bytes, and whether the object is mapped.
+    /// How much of the range is secret memory, the driver's or of memfd_secret, in bytes, and whether the object is mapped.
     fn secret_and_object(&self, region: Range, object: &Path) -> io::Result<(u64, bool)> {
         let (mut secret, mut mapped) = (0, false);
         for line in BufReader::new(&self.maps).split(b'\n') {
@@ -218,7 +220,7 @@ impl Eyes {
                 continue;
             };
             mapped |= mapping.name == object.as_os_str().as_bytes();
-            if mapping.name.starts_with(b"/secretmem") {
+            if mapping.name.starts_with(b"/secretmem") || mapping.name == DEVICE.to_bytes() {
                 secret += region.overlap(mapping.range);
             }
         }
@@ -300,15 +302,18 @@ impl<'a> Gate<'a> {
                 } else {
                     (first, second)
                 };
+                let sees = |text: &[u8]| {
+                    let eyes = self.eyes.as_ref();
+                    eyes.is_some_and(|eyes| eyes.see_text(text, path))
+                };
+                if self.object_opened && sees(DEVICE.to_bytes()) {
+                    self.pending = Some(Pending::OpenSecret);
+                    return Ok(Step::On);
+                }
                 if flags as i32 & libc::O_ACCMODE != libc::O_RDONLY {
                     return Err(runs_unprotected("opened a file for writing"));
                 }
-                let object = self.object.as_os_str().as_bytes();
-                if self
-                    .eyes
-                    .as_ref()
-                    .is_some_and(|eyes| eyes.see_text(object, path))
-                {
+                if sees(self.object.as_os_str().as_bytes()) {
                     self.pending = Some(Pending::OpenObject);
                 }
             }

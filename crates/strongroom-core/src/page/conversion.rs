@@ -14,12 +14,13 @@ where
     /// Begins to convert pages: takes all of them, and where they become private waits until no
     /// guard is out.
     ///
-    /// Two atomic operations a page, and the wait. Pages that are on that side already are taken
-    /// along and stay as they are.
+    /// Two atomic operations a page, and the wait. Where pages become private, a look at all slots, and
+    /// the heavy half of the [fence](super::Fence) where another thread has a record. Pages that are on
+    /// that side already are taken along and stay as they are.
     ///
     /// # Errors
     /// The first page that is exclusive, poisoned, in another conversion, or still held at the
-    /// deadline, and by how many. All pages are as they were then.
+    /// deadline, and by how many; [`Why::Unordered`]. All pages are as they were then.
     pub fn convert(
         &self,
         pages: Range<usize>,
@@ -27,7 +28,7 @@ where
         deadline: P::Deadline,
     ) -> Result<Conversion<'a, P, A>, Refused> {
         let words = self.words(&pages)?;
-        let mut waits = false;
+        let (mut drains, mut waits) = (false, false);
         for (index, word) in words.iter().enumerate() {
             let taken = self.change(word, Ordering::Acquire, |seen| match seen.tag() {
                 _ if seen.poisoned() => Err(Why::Poisoned),
@@ -38,7 +39,11 @@ where
                     .ok_or(Why::Converting),
             });
             match taken {
-                Ok(seen) => waits |= to == Side::Private && seen.guards() > 0,
+                Ok(seen) if to == Side::Private => {
+                    drains |= seen.tag() == Tag::Shared;
+                    waits |= seen.guards() > 0;
+                }
+                Ok(_) => {}
                 Err(why) => {
                     self.give_back(words.get(..index).unwrap_or_default());
                     let page = pages.start + index;
@@ -48,10 +53,27 @@ where
         }
         // From here on dropping it gives the pages back.
         let conversion = Conversion::new(*self, words, pages.start, to);
-        if waits && !words.iter().all(|word| self.drained(word, deadline)) {
-            return conversion.unless_held();
+        if drains {
+            self.settle(pages.start)?;
+            let drained = |word| self.drained(word, deadline);
+            if waits && !words.iter().all(drained) || !self.left(&pages, deadline) {
+                return self.held(&pages).map_or(Ok(conversion), Err);
+            }
         }
         Ok(conversion)
+    }
+
+    /// Waits until no slot holds any of the pages; false past the deadline. Nobody who lets go of a slot
+    /// wakes anybody, which would cost an atomic operation.
+    fn left(&self, pages: &Range<usize>, deadline: P::Deadline) -> bool {
+        let mut looks = 0;
+        while self.in_slots(pages) {
+            if !self.parking.pause(looks, deadline) {
+                return false;
+            }
+            looks += 1;
+        }
+        true
     }
 
     /// Waits until no guard is out; false past the deadline.
@@ -138,20 +160,6 @@ impl<'a, P: Parking<A>, A: AtomicWord> Conversion<'a, P, A> {
         }
         self.first += done.len();
         self.words = rest;
-    }
-
-    /// At the deadline: what is still held, unless the last guard has just gone.
-    fn unless_held(self) -> Result<Self, Refused> {
-        let guards = |word: &A| self.states.read(word, Ordering::Acquire).guards();
-        let mut held = self.words.iter().map(guards).enumerate();
-        let Some((index, guards)) = held.find(|(_, guards)| *guards > 0) else {
-            return Ok(self);
-        };
-        let pages = 1 + held.filter(|(_, guards)| *guards > 0).count();
-        Err(Refused {
-            page: self.first + index,
-            why: Why::Held { guards, pages },
-        })
     }
 }
 

@@ -1,15 +1,22 @@
 //! The states of a guest's pages: private, shared, or on the way between them.
 //!
 //! A page is *private* (the guest's alone) or *shared* (handed out to the monitor and its
-//! devices). Whoever touches a shared page holds a [`Guard`] meanwhile; a [`Conversion`] to private
+//! devices). Whoever touches a shared page holds a guard meanwhile; a [`Conversion`] to private
 //! begins when the last guard of its pages has gone. An [`ExclusivePin`] is alone on its pages.
-//! One word a page (4 bytes) holds all of it: tag, count of guards, and whether the memory failed.
+//! One word a page (4 bytes) holds tag, count of guards, and whether the memory failed.
+//!
+//! A guard is of one of two kinds. A [`Guard`] is counted in the words of its pages: an atomic
+//! read-modify-write operation a page to take it and one to drop it; it may go to another thread. A
+//! [`SlotGuard`] lies in a slot of its thread's [`Record`]: a few plain stores, whatever it holds, and a load a
+//! page. It changes no word; conversions and pins look for it in all records (hazard pointers: Michael,
+//! *Safe memory reclamation for dynamic lock-free objects*, 2004; with an asymmetric [`Fence`] as membarrier(2)
+//! and folly have it). "n guards" below is both.
 //!
 //! | from | to | by |
 //! |---|---|---|
-//! | shared, n guards | shared, n + 1 | [`PageStates::guard`] |
+//! | shared, n guards | shared, n + 1 | [`PageStates::guard`], [`PageStates::guard_in`] |
 //! | shared or draining, n | the same, n − 1 | dropping a guard |
-//! | shared, 0 | exclusive | [`PageStates::pin`]; back by dropping it |
+//! | shared, 0 | exclusive | [`PageStates::pin`]; back by dropping it, or where a slot holds the page |
 //! | shared, n | draining, n | [`PageStates::convert`] to private: no new guards from here on |
 //! | draining, n > 0 | shared, n | the deadline: [`Why::Held`] |
 //! | draining, 0 | private | [`Conversion::commit`] |
@@ -26,10 +33,44 @@
 //! and is seen by the drain, or fails. Draining ends in private only from a word with count 0 that no
 //! guard can enter any more.
 //!
+//! *Nor one in a slot.* Who takes one (H) and who converts or pins (C) each write, pass a fence, and read:
+//!
+//! | H | C | the pair |
+//! |---|---|---|
+//! | stores the range into a slot | marks the words | |
+//! | [`Fence::light`] | [`Fence::heavy`] | of the first guard of a page that C misses, or of C's mark that it misses |
+//! | reads the words | reads the slots | |
+//!
+//! The heavy half has H's processor pass a full barrier at some moment between C's marks and C's look. If H's store
+//! comes before that moment, C's look comes after it and finds the slot. If it comes later, so does H's look, which
+//! finds the mark: the guard is refused, the slot cleared and the pages not touched. The light half keeps the
+//! compiler from turning H's store and look around; that is all it does. A guard that is being refused may be
+//! found, too: that is taken for a guard, for that moment.
+//!
+//! The heavy half is left out where no other thread is on the [`Roll`]. That is decided by a second pair, of
+//! ordinary full fences:
+//!
+//! | H | C | the pair |
+//! |---|---|---|
+//! | [`Record::claim`] adds itself to the roll | marks the words | |
+//! | [`Fence::full`] | [`Fence::full`] | C sees H on the roll, or all guards of H see the marks |
+//! | takes its first guard | reads the roll | |
+//!
+//! A thread that leaves the roll drops its guards before, but for those that it leaks and those that are taken when it ends:
+//! what is in their slots was stored before it left, which C's look at the roll acquires.
+//!
+//! *A slot is read while it is written.* Where the parts that are read are of two guards, the older of them has
+//! been dropped, as its slot was written again, and the store that was seen is a release that came after.
+//! The newer one was not complete before the heavy half, so that it sees the marks. None of the two counts.
+//!
+//! *A slot that is left when its thread ends* stays taken: a record that another thread claims is used as far as
+//! its slots are free, and freeing one is a release that claiming it acquires.
+//!
 //! *What was done under a guard is done before the conversion.* Dropping a guard is a release; the
 //! drain's read of count 0 is an acquire. All changes of the word between the two are
 //! read-modify-write operations, which carry the release on (C11 release sequence). The
-//! other way round, commit is a release and taking a guard an acquire.
+//! other way round, commit is a release and taking a guard an acquire. All stores to slots are releases and
+//! their reads acquires: whatever is read of a slot but the guard itself comes after that guard.
 //!
 //! *One conversion at a time.* A page is taken only from a tag at rest, by compare-and-exchange, and
 //! every page of the range is taken: what lies between is nobody else's until commit or drop. A
@@ -37,28 +78,36 @@
 //! never wait for each other.
 //!
 //! *No wake-up is lost.* The drain parks on the word it has seen; the guard that leaves last
-//! changes it first and wakes then, and [`Parking::park`] looks at the word again.
+//! changes it first and wakes then, and [`Parking::park`] looks at the word again. Nobody wakes who waits for a
+//! slot: it looks again by itself ([`Parking::pause`]).
 //!
 //! *It ends.* Guards never wait. A conversion waits for guards that were there when it began, and
 //! not past its deadline.
 //!
-//! Each of these is checked by loom for two and three threads (tests/page_loom.rs), and the table
-//! by a model (tests/page_model.rs).
+//! Each of these is checked by loom for two and three threads (tests/page_loom.rs), where both halves of the fence
+//! are full ones, and the table by a model (tests/page_model.rs).
 
 #![forbid(unsafe_code)]
 
 mod conversion;
 mod guard;
+mod holders;
 mod parking;
 mod pin;
+mod record;
 mod refused;
+mod scan;
+mod slot_guard;
 mod word;
 
 pub use conversion::Conversion;
 pub use guard::Guard;
+pub use holders::{AtomicAddress, Fence, Holders};
 pub use parking::{AtomicWord, Parking, Spin};
 pub use pin::ExclusivePin;
+pub use record::{Record, Roll, Slot};
 pub use refused::{Refused, Why};
+pub use slot_guard::SlotGuard;
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -151,19 +200,29 @@ where
         self.words.len()
     }
 
-    /// What a page is right now; `None` where there is no such page.
+    /// Whether a page is private right now, and stays so until a conversion; false where there is no such page.
+    pub fn is_private(&self, page: usize) -> bool {
+        let word = self.words.get(page);
+        word.is_some_and(|word| {
+            let word = self.read(word, Ordering::Acquire);
+            !word.poisoned() && matches!(word.tag(), Tag::Private | Tag::KeptPrivate | Tag::Fresh)
+        })
+    }
+
+    /// What a page is right now; `None` where there is no such page. Guards that other threads have
+    /// just taken in their slots may not be counted yet.
     pub fn state(&self, page: usize) -> Option<PageState> {
         let word = self.read(self.words.get(page)?, Ordering::Acquire);
         Some(match word.tag() {
             _ if word.poisoned() => PageState::Poisoned,
             Tag::Private | Tag::KeptPrivate | Tag::Fresh => PageState::Private,
             Tag::Shared | Tag::KeptShared => PageState::Shared {
-                guards: word.guards(),
+                guards: word.guards() + self.slots_on(page),
             },
             Tag::Exclusive => PageState::Exclusive,
             Tag::Draining => PageState::Converting {
                 to: Side::Private,
-                guards: word.guards(),
+                guards: word.guards() + self.slots_on(page),
             },
             Tag::Opening => PageState::Converting {
                 to: Side::Shared,

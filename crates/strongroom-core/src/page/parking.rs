@@ -1,6 +1,7 @@
 //! What the protocol needs of its surroundings: an atomic word, and a way to wait for it to change.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use super::{Fence, Holders, Slot};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// An atomic word of 32 bits: core's own, loom's, or a kernel's.
 pub trait AtomicWord {
@@ -51,7 +52,7 @@ impl AtomicWord for AtomicU32 {
 }
 
 /// How a conversion waits for guards to go.
-pub trait Parking<A>: Copy {
+pub trait Parking<A>: Holders {
     /// Until when; what it measures is the implementation's own.
     type Deadline: Copy;
 
@@ -63,11 +64,14 @@ pub trait Parking<A>: Copy {
 
     /// Wakes whoever is parked on the word.
     fn unpark(&self, word: &A);
+
+    /// Waits a moment before slots are looked at again, which was done `looks` times. False when time is up.
+    fn pause(&self, looks: u32, deadline: Self::Deadline) -> bool;
 }
 
 /// Waits by looking again, a given number of times.
 ///
-/// For tests, and where there is nothing to sleep on.
+/// For tests, and where there is nothing to sleep on. There are no slots.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Spin;
 
@@ -86,4 +90,29 @@ impl<A: AtomicWord> Parking<A> for Spin {
     }
 
     fn unpark(&self, _word: &A) {}
+
+    fn pause(&self, looks: u32, deadline: u32) -> bool {
+        core::hint::spin_loop();
+        looks < deadline
+    }
+}
+
+impl Fence for Spin {
+    fn light(&self) {}
+
+    fn heavy(&self) -> bool {
+        true
+    }
+
+    fn full(&self) {}
+}
+
+impl Holders for Spin {
+    type Address = AtomicUsize;
+
+    fn others(&self) -> bool {
+        false
+    }
+
+    fn each(&self, _look: impl FnMut(&[Slot])) {}
 }

@@ -13,10 +13,10 @@ where
 {
     /// Pins shared pages exclusively: no guard, no other pin and no conversion until it is dropped.
     ///
-    /// One atomic exchange a page. Never waits.
+    /// One atomic exchange a page, and a look at all slots as a conversion does. Never waits.
     ///
     /// # Errors
-    /// The first page that is not shared, or that anybody holds; no page is pinned then.
+    /// The first page that is not shared, or that anybody holds; [`Why::Unordered`]. No page is pinned then.
     pub fn pin(&self, pages: Range<usize>) -> Result<ExclusivePin<'a, P, A>, Refused> {
         let words = self.words(&pages)?;
         for (index, word) in words.iter().enumerate() {
@@ -34,14 +34,25 @@ where
             if let Err(why) = pinned {
                 self.unpin(words.get(..index).unwrap_or_default());
                 let page = pages.start + index;
-                return Err(Refused { page, why });
+                let refused = Refused { page, why };
+                return Err(match why {
+                    // With those in slots, unless all have just gone.
+                    Why::Held { .. } => self.held(&pages).unwrap_or(refused),
+                    _ => refused,
+                });
             }
         }
-        Ok(ExclusivePin {
+        // From here on dropping it unpins them.
+        let pin = ExclusivePin {
             states: *self,
             words,
             first: pages.start,
-        })
+        };
+        self.settle(pages.start)?;
+        if self.in_slots(&pages) {
+            return self.held(&pages).map_or(Ok(pin), Err);
+        }
+        Ok(pin)
     }
 
     fn unpin(&self, words: &[A]) {

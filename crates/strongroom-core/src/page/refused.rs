@@ -31,6 +31,8 @@ pub enum Why {
         /// How many pages of the range are held.
         pages: usize,
     },
+    /// It cannot be known who holds it: the heavy half of the [fence](super::Fence) is not to be had.
+    Unordered,
     /// There is no such page.
     OutOfRange {
         /// How many there are.
@@ -50,6 +52,10 @@ impl fmt::Display for Refused {
             Why::Held { guards, pages } => write!(
                 f,
                 "page {page} is still held by {guards}; of the range, {pages} pages are held"
+            ),
+            Why::Unordered => write!(
+                f,
+                "page {page} may be held: the threads that could hold it cannot be ordered (membarrier is refused)"
             ),
             Why::OutOfRange { pages } => {
                 write!(f, "there is no page {page}: there are {pages}")

@@ -81,7 +81,7 @@ pub(crate) fn measure(rounds: &Rounds) {
             memory.write_obj(black_box([0x1111_2222_3333_4444_u64; 12]), at)
         });
     }
-    slices(rounds, &our, &their);
+    slices(rounds, &*our, &their);
     regions(rounds);
 }
 

@@ -2,6 +2,7 @@
 
 mod attributes;
 mod choice;
+mod driver;
 mod file;
 mod limit;
 mod moving;
@@ -11,6 +12,7 @@ mod poison;
 
 pub use attributes::Attributes;
 pub use choice::{Choice, best};
+pub use driver::Driver;
 pub use limit::Limit;
 pub use pair::Pair;
 pub use plain::Plain;

@@ -108,8 +108,8 @@ fn place<S: Sides>(sides: &S, side: Side, pages: &Range<usize>) -> Result<(), Er
     Ok(())
 }
 
-/// Memory of a guest_memfd comes from where the thread's policy says that has it allocated (Linux before 6.19, where
-/// these files have no policy of their own).
+/// Memory of a guest_memfd comes from where the thread's policy says that has it allocated (Linux 6.12: these
+/// files have no policy of their own).
 fn within(nodes: u64, work: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
     nodes::within(nodes, work).map_err(Error::of("set_mempolicy"))?
 }

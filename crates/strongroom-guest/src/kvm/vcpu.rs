@@ -19,8 +19,7 @@ impl Vcpu {
     pub(super) fn new(machine: Arc<Machine>, mut fd: VcpuFd) -> Self {
         let exit = &raw mut fd.get_kvm_run().immediate_exit;
         // SAFETY: the page stays mapped while `fd` lives; `drop` takes the seat out of the gate before.
-        let seat = unsafe { Seat::new(exit) };
-        machine.gate().add(Arc::clone(&seat));
+        let seat = unsafe { machine.gate().add(exit) };
         Self { fd, seat, machine }
     }
 

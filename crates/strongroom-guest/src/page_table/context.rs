@@ -1,15 +1,15 @@
 //! One address space.
 
-use super::entry::{Access, ENTRIES, Entry, ROOT, VIRTUAL_BITS, index, span};
-use super::extent::{Extent, Extents, Shape};
-use super::tables::{Page, Shared, Tables};
+use super::entry::{Access, VIRTUAL_BITS};
+use super::extent::Extent;
+use super::tables::{Shared, Tables};
+use super::tree::Tree;
 use super::walk::canonical;
 use super::{ContextId, Error, Sharing};
 use crate::PAGE;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
-use std::collections::{BTreeMap, BTreeSet};
-use vm_memory::{Bytes, GuestMemoryError};
+use vm_memory::GuestMemoryError;
 
 /// An address space, whose tables go back to the pool when it is dropped. No processor may
 /// run it then.
@@ -17,19 +17,11 @@ use vm_memory::{Bytes, GuestMemoryError};
 pub struct Context<'t, 'g> {
     tables: &'t Tables<'g>,
     id: ContextId,
-    extents: Extents,
-    /// The pool's page of each table: by level, and by the first address that it maps.
-    pages: BTreeMap<(u8, u64), usize>,
-    stale: Stale,
+    tree: Tree<'t, 'g>,
+    /// Memory that was unmapped, and that a processor may still have cached.
+    stale: Vec<(Range<u64>, Sharing)>,
     /// Whether a processor may run it.
     ran: AtomicBool,
-}
-
-/// What a processor may still have cached.
-#[derive(Debug, Default)]
-struct Stale {
-    pages: Vec<usize>,
-    memory: Vec<(Range<u64>, Sharing)>,
 }
 
 /// Pages that lie next to each other, virtually and physically, with the same rights.
@@ -61,38 +53,14 @@ pub struct Difference {
 /// All addresses that tables translate.
 const ALL: Range<u64> = 0..1 << VIRTUAL_BITS;
 
-/// Everything that a change needs, before it is begun.
-struct Hands<'g> {
-    /// Tables that change.
-    held: BTreeMap<usize, Page<'g>>,
-    /// New tables.
-    fresh: Vec<(usize, Page<'g>)>,
-}
-
-/// What a change will need.
-#[derive(Default)]
-struct Needs {
-    held: BTreeSet<usize>,
-    fresh: usize,
-}
-
 impl<'t, 'g> Context<'t, 'g> {
     pub(super) fn new(tables: &'t Tables<'g>) -> Result<Self, Error> {
         let mut shared = tables.shared();
-        let mut fresh = Self::take(tables, &mut shared, 1)?;
-        let id = shared.next_id();
-        drop(shared);
-        let mut pages = BTreeMap::new();
-        if let Some((page, slice)) = fresh.pop() {
-            fill(&slice, &[0; ENTRIES as usize]);
-            pages.insert((ROOT, 0), page);
-        }
         Ok(Self {
             tables,
-            id,
-            extents: Extents::default(),
-            pages,
-            stale: Stale::default(),
+            tree: Tree::new(tables, &mut shared)?,
+            id: shared.next_id(),
+            stale: Vec::new(),
             ran: AtomicBool::new(false),
         })
     }
@@ -105,12 +73,12 @@ impl<'t, 'g> Context<'t, 'g> {
     /// The physical address of its root, which goes into CR3. From here on a processor may run it.
     pub fn root(&self) -> u64 {
         self.ran.store(true, Ordering::Relaxed);
-        self.tables.physical(self.root_page())
+        self.tree.root()
     }
 
     /// What it maps, in the order of addresses.
     pub fn runs(&self) -> impl Iterator<Item = Run> + '_ {
-        self.extents.iter().map(|(at, extent)| Run {
+        self.tree.extents().iter().map(|(at, extent)| Run {
             start: sign_extended(at),
             length: extent.end - at,
             physical: extent.physical,
@@ -121,13 +89,13 @@ impl<'t, 'g> Context<'t, 'g> {
 
     /// How many tables it has, a page each.
     pub fn tables(&self) -> usize {
-        self.pages.len()
+        self.tree.len()
     }
 
     /// About how many bytes of the monitor's memory it has.
     pub fn state_bytes(&self) -> usize {
-        let extents = self.extents.iter().count() * size_of::<(u64, Extent)>();
-        let pages = self.pages.len() * size_of::<((u8, u64), usize)>();
+        let extents = self.tree.extents().iter().count() * size_of::<(u64, Extent)>();
+        let pages = self.tree.len() * size_of::<((u8, u64), usize)>();
         size_of::<Self>() + extents + pages
     }
 
@@ -154,7 +122,7 @@ impl<'t, 'g> Context<'t, 'g> {
             let start = memory.start;
             return Err(Error::Beyond { start, length });
         }
-        if let Some(mapped) = self.extents.first_mapped(&range) {
+        if let Some(mapped) = self.tree.extents().first_mapped(&range) {
             return Err(Error::Mapped(sign_extended(mapped)));
         }
         let mut shared = tables.shared();
@@ -165,7 +133,8 @@ impl<'t, 'g> Context<'t, 'g> {
             access,
             sharing,
         };
-        self.change(&mut shared, &range, vec![(range.start, extent)])?;
+        self.tree
+            .change(&mut shared, &range, vec![(range.start, extent)])?;
         shared.uses.add(&memory, sharing, self.id);
         Ok(())
     }
@@ -180,9 +149,9 @@ impl<'t, 'g> Context<'t, 'g> {
         self.reducible()?;
         let tables = self.tables;
         let mut shared = tables.shared();
-        let gone = self.change(&mut shared, &range, Vec::new())?;
+        let gone = self.tree.change(&mut shared, &range, Vec::new())?;
         let memory = gone.iter().map(|(at, e)| (e.memory(*at), e.sharing));
-        self.stale.memory.extend(memory);
+        self.stale.extend(memory);
         self.settle(&mut shared);
         Ok(())
     }
@@ -245,32 +214,13 @@ impl<'t, 'g> Context<'t, 'g> {
     /// # Errors
     /// A table is private.
     pub fn check(&self) -> Result<Option<Difference>, GuestMemoryError> {
-        for (&(level, base), &page) in &self.pages {
-            for slot in slots(level, base, &ALL) {
-                let physical = self.tables.physical(page) + index(level, slot) * 8;
-                let expected = self.entry(level, slot, self.shape(level, slot)).0;
-                let found = self.tables.load(physical)?;
-                if found != expected {
-                    return Ok(Some(Difference {
-                        physical,
-                        expected,
-                        found,
-                    }));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    fn root_page(&self) -> usize {
-        // There from the beginning to the end.
-        self.pages.get(&(ROOT, 0)).copied().unwrap_or_default()
+        self.tree.difference()
     }
 
     /// The range, if all of it is mapped.
     fn mapped(&self, start: u64, length: u64) -> Result<Range<u64>, Error> {
         let range = addresses(start, length)?;
-        match self.extents.first_hole(&range) {
+        match self.tree.extents().first_hole(&range) {
             None => Ok(range),
             Some(hole) => Err(Error::NotMapped(sign_extended(hole))),
         }
@@ -295,13 +245,13 @@ impl<'t, 'g> Context<'t, 'g> {
         next: impl Fn(Access) -> Access,
     ) -> Result<(), Error> {
         self.reducible()?;
-        let mut pieces = self.extents.within(range);
+        let mut pieces = self.tree.extents().within(range);
         for (_, extent) in &mut pieces {
             extent.access = next(extent.access);
         }
         let tables = self.tables;
         let mut shared = tables.shared();
-        self.change(&mut shared, range, pieces)?;
+        self.tree.change(&mut shared, range, pieces)?;
         // Equal neighbours may have become one large entry.
         self.settle(&mut shared);
         Ok(())
@@ -309,7 +259,10 @@ impl<'t, 'g> Context<'t, 'g> {
 
     fn copy_of(&self, keep: &[Range<u64>]) -> Result<Self, Error> {
         let mut copy = Self::new(self.tables)?;
-        let mut pieces: Vec<_> = keep.iter().flat_map(|r| self.extents.within(r)).collect();
+        let mut pieces: Vec<_> = keep
+            .iter()
+            .flat_map(|r| self.tree.extents().within(r))
+            .collect();
         pieces.retain(|(_, extent)| extent.sharing == Sharing::Common);
         let tables = self.tables;
         let mut shared = tables.shared();
@@ -319,7 +272,7 @@ impl<'t, 'g> Context<'t, 'g> {
         let memory: Vec<_> = pieces.iter().map(|(at, e)| e.memory(*at)).collect();
         let first = pieces.first().map_or(0, |(at, _)| *at);
         let end = pieces.last().map_or(0, |(_, extent)| extent.end);
-        if let Err(error) = copy.change(&mut shared, &(first..end), pieces) {
+        if let Err(error) = copy.tree.change(&mut shared, &(first..end), pieces) {
             // Its drop takes the lock.
             drop(shared);
             return Err(error);
@@ -331,186 +284,6 @@ impl<'t, 'g> Context<'t, 'g> {
         Ok(copy)
     }
 
-    /// Puts `pieces` in place of what is mapped in a range, in extents and tables; what was mapped.
-    fn change(
-        &mut self,
-        shared: &mut Shared<'g>,
-        range: &Range<u64>,
-        pieces: Vec<(u64, Extent)>,
-    ) -> Result<Vec<(u64, Extent)>, Error> {
-        let before = self.extents.carve(range);
-        for (at, extent) in pieces {
-            self.extents.insert(at, extent);
-        }
-        let hands = match self.prepare(shared, range) {
-            Ok(hands) => hands,
-            Err(error) => {
-                // Extents depend on pages only, so that this is what they were.
-                self.extents.carve(range);
-                for (at, extent) in before {
-                    self.extents.insert(at, extent);
-                }
-                return Err(error);
-            }
-        };
-        let Hands { held, mut fresh } = hands;
-        self.rewrite(ROOT, 0, range, &held, &mut fresh);
-        Ok(before)
-    }
-
-    /// Takes new tables and holds those that change.
-    fn prepare(&self, shared: &mut Shared<'g>, range: &Range<u64>) -> Result<Hands<'g>, Error> {
-        let free = shared.pool.free_pages();
-        let mut needs = Needs::default();
-        self.survey(ROOT, 0, range, free, &mut needs);
-        if needs.fresh > free {
-            let needed = needs.fresh;
-            return Err(Error::Exhausted { needed, free });
-        }
-        let mut held = BTreeMap::new();
-        for page in needs.held {
-            held.insert(page, self.tables.page(page)?);
-        }
-        let fresh = Self::take(self.tables, shared, needs.fresh)?;
-        Ok(Hands { held, fresh })
-    }
-
-    /// Takes pages from the pool, all or none.
-    fn take(
-        tables: &Tables<'g>,
-        shared: &mut Shared<'g>,
-        count: usize,
-    ) -> Result<Vec<(usize, Page<'g>)>, Error> {
-        let free = shared.pool.free_pages();
-        let mut taken = Vec::new();
-        while taken.len() < count {
-            let error = match shared.pool.take(1) {
-                None => Error::Exhausted {
-                    needed: count,
-                    free,
-                },
-                Some(page) => match tables.page(page) {
-                    Ok(slice) => {
-                        taken.push((page, slice));
-                        continue;
-                    }
-                    Err(error) => {
-                        give(shared, [page]);
-                        error
-                    }
-                },
-            };
-            give(shared, taken.into_iter().map(|(page, _)| page));
-            return Err(error);
-        }
-        Ok(taken)
-    }
-
-    /// What it takes to make the tables from the extents again in a range: the table at a level that
-    /// maps from `base` on, which there is, and those below it. Ends early where the pool has too few.
-    fn survey(&self, level: u8, base: u64, range: &Range<u64>, free: usize, needs: &mut Needs) {
-        for slot in slots(level, base, range) {
-            let shape = self.shape(level, slot);
-            if shape == Shape::Table && self.child(level, slot).is_some() {
-                self.survey(level - 1, slot, range, free, needs);
-                continue;
-            }
-            if shape == Shape::Table {
-                self.count(level - 1, slot, free, needs);
-            }
-            needs.held.extend(self.pages.get(&(level, base)));
-            if needs.fresh > free {
-                return;
-            }
-        }
-    }
-
-    /// Counts a new table and those below it.
-    fn count(&self, level: u8, base: u64, free: usize, needs: &mut Needs) {
-        needs.fresh += 1;
-        if level == 0 {
-            return;
-        }
-        for slot in self.extents.slots(level, base) {
-            if needs.fresh > free {
-                return;
-            }
-            if self.shape(level, slot) == Shape::Table {
-                self.count(level - 1, slot, free, needs);
-            }
-        }
-    }
-
-    /// Makes the tables from the extents again, in a range: what [`survey`](Self::survey) has looked at.
-    fn rewrite(
-        &mut self,
-        level: u8,
-        base: u64,
-        range: &Range<u64>,
-        held: &BTreeMap<usize, Page<'g>>,
-        fresh: &mut Vec<(usize, Page<'g>)>,
-    ) {
-        let table = self
-            .pages
-            .get(&(level, base))
-            .and_then(|page| held.get(page));
-        for slot in slots(level, base, range) {
-            let child = self.child(level, slot).is_some();
-            let shape = self.shape(level, slot);
-            if shape == Shape::Table && child {
-                self.rewrite(level - 1, slot, range, held, fresh);
-                continue;
-            }
-            if shape == Shape::Table {
-                self.build(level - 1, slot, fresh);
-            }
-            let entry = self.entry(level, slot, shape);
-            if let Some(table) = table {
-                let at = index(level, slot) as usize * 8;
-                // Whole and aligned in a page that is held: there is nothing that could fail.
-                let _ = table.store(entry.0, at, Ordering::Release);
-            }
-            if shape != Shape::Table && child {
-                self.forget(level - 1, slot);
-            }
-        }
-    }
-
-    /// Makes a new table, and those below it first.
-    fn build(&mut self, level: u8, base: u64, fresh: &mut Vec<(usize, Page<'g>)>) {
-        let mut entries = [0; ENTRIES as usize];
-        for slot in self.extents.slots(level, base) {
-            let shape = self.shape(level, slot);
-            if shape == Shape::Table {
-                self.build(level - 1, slot, fresh);
-            }
-            if let Some(entry) = entries.get_mut(index(level, slot) as usize) {
-                *entry = self.entry(level, slot, shape).0;
-            }
-        }
-        // As many were taken as were counted.
-        if let Some((page, slice)) = fresh.pop() {
-            fill(&slice, &entries);
-            self.pages.insert((level, base), page);
-        }
-    }
-
-    /// No entry leads to a table any more, nor to those below it.
-    fn forget(&mut self, level: u8, base: u64) {
-        let end = base + span(level + 1);
-        for level in 0..=level {
-            let below: Vec<_> = self
-                .pages
-                .range((level, base)..(level, end))
-                .map(|(key, page)| (*key, *page))
-                .collect();
-            for (key, page) in below {
-                self.pages.remove(&key);
-                self.stale.pages.push(page);
-            }
-        }
-    }
-
     /// Gives back at once what no processor can have cached.
     fn settle(&mut self, shared: &mut Shared<'g>) {
         if !self.ran.load(Ordering::Relaxed) {
@@ -519,31 +292,9 @@ impl<'t, 'g> Context<'t, 'g> {
     }
 
     fn give_back(&mut self, shared: &mut Shared<'g>) {
-        give(shared, self.stale.pages.drain(..));
-        for (memory, sharing) in self.stale.memory.drain(..) {
+        self.tree.give_back(shared);
+        for (memory, sharing) in self.stale.drain(..) {
             shared.uses.remove(&memory, sharing, self.id);
-        }
-    }
-
-    fn shape(&self, level: u8, slot: u64) -> Shape {
-        let largest = self.tables.features().largest.level();
-        self.extents.shape(level, slot, largest)
-    }
-
-    /// The table that a slot leads to.
-    fn child(&self, level: u8, slot: u64) -> Option<usize> {
-        self.pages.get(&(level.checked_sub(1)?, slot)).copied()
-    }
-
-    /// What a slot's entry is, once the table that it leads to is there.
-    fn entry(&self, level: u8, slot: u64, shape: Shape) -> Entry {
-        match shape {
-            Shape::Empty => Entry::EMPTY,
-            Shape::Leaf { physical, access } => Entry::leaf(level, physical, access),
-            Shape::Table => match self.child(level, slot) {
-                Some(page) => Entry::table(self.tables.physical(page)),
-                None => Entry::EMPTY,
-            },
         }
     }
 }
@@ -554,37 +305,16 @@ impl Drop for Context<'_, '_> {
         let shared = &mut tables.shared();
         if self.shadowed() {
             // KVM finds what it remembers by the number of the table's page.
-            self.stale.pages.clear();
-            self.pages.clear();
+            self.tree.leave();
         }
         self.give_back(shared);
-        give(shared, self.pages.values().copied());
-        for (at, extent) in self.extents.iter() {
+        self.tree.give_all(shared);
+        for (at, extent) in self.tree.extents().iter() {
             shared
                 .uses
                 .remove(&extent.memory(at), extent.sharing, self.id);
         }
     }
-}
-
-fn give(shared: &mut Shared<'_>, pages: impl IntoIterator<Item = usize>) {
-    for page in pages {
-        let given = shared.pool.give(page, 1);
-        debug_assert!(given, "page {page} of the pool was free already");
-    }
-}
-
-/// Writes a table that no entry leads to yet.
-fn fill(page: &Page<'_>, entries: &[u64; ENTRIES as usize]) {
-    page.copy_from(entries);
-}
-
-/// The first addresses of the slots of a table that meet a range.
-fn slots(level: u8, base: u64, range: &Range<u64>) -> impl Iterator<Item = u64> + use<> {
-    let span = span(level);
-    let first = range.start.max(base) / span * span;
-    let end = range.end.min(base + ENTRIES * span);
-    (first..end).step_by(span as usize)
 }
 
 /// The 48 bits of virtual addresses, if the tables translate all of them.

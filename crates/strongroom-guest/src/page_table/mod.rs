@@ -52,6 +52,7 @@ mod error;
 mod extent;
 mod switch;
 mod tables;
+mod tree;
 mod uses;
 mod walk;
 

@@ -202,7 +202,11 @@ pub(crate) fn lacking(backing: &str, why: impl std::fmt::Display) {
 }
 
 /// A backing by its name, all of it shared at first, and a machine of the type that it needs.
-fn made(kvm: &Kvm, name: &str, len: usize) -> Result<(Arc<Machine>, Box<dyn Backing>), String> {
+pub(crate) fn made(
+    kvm: &Kvm,
+    name: &str,
+    len: usize,
+) -> Result<(Arc<Machine>, Box<dyn Backing>), String> {
     let type_ = match name {
         "attributes" => KVM_X86_SW_PROTECTED_VM.into(),
         _ => 0,

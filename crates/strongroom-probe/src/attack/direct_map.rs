@@ -19,7 +19,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
-use strongroom_sys::bpf::KernelReader;
+use strongroom_sys::bpf::{KernelCounter, KernelReader};
 use strongroom_sys::{Errno, PAGE};
 
 /// What a read through the kernel gave.
@@ -66,6 +66,21 @@ pub fn read(pid: i32, address: u64, len: usize) -> Result<Answer, Refusal> {
 /// Where the attack could not be made (there is no /proc/kcore), or the page is not in memory.
 pub fn read_kcore(pid: i32, address: u64, len: usize) -> Result<Answer, Refusal> {
     Kcore::new()?.read(pid, address, len)
+}
+
+/// Whether /proc/kcore shows these bytes in one of the frames.
+///
+/// # Errors
+/// Where there is no /proc/kcore, or the read itself failed.
+pub(super) fn kcore_has(frames: Range<u64>, needle: &[u8]) -> Result<bool, Refusal> {
+    let kcore = Kcore::new()?;
+    for frame in frames {
+        let page = kcore.frame(frame)?;
+        if page.is_some_and(|page| super::contains(&page, needle)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Physical memory, by frame.
@@ -137,19 +152,51 @@ impl Reader {
         }
     }
 
+    /// Whether the kernel has any of the frames mapped.
+    ///
+    /// # Errors
+    /// Where the read itself failed.
+    pub(super) fn has_any(&self, frames: Range<u64>) -> Result<bool, Refusal> {
+        let counter = KernelCounter::load().map_err(Refusal::because("an eBPF program"))?;
+        for first in frames.clone().step_by(KernelCounter::PAGES) {
+            let address = linear(self.base, first);
+            let unreadable = counter.unreadable(address);
+            if unreadable.map_err(|error| unread(address, error))? == KernelCounter::PAGES {
+                continue;
+            }
+            // Some of them, or what comes after the last.
+            let end = frames.end.min(first + KernelCounter::PAGES as u64);
+            for frame in first..end {
+                if reaches(&self.kernel, linear(self.base, frame))? {
+                    return Ok(true);
+                }
+            }
+        }
+        // The kernel's image is far smaller.
+        let of_image =
+            self.image.frames.start.max(frames.start)..self.image.frames.end.min(frames.end);
+        for frame in of_image {
+            if self.has(frame)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn has(&self, frame: u64) -> Result<bool, Refusal> {
+        Ok(reaches(&self.kernel, linear(self.base, frame))?
+            || match self.image.address(frame)? {
+                Some(address) => reaches(&self.kernel, address)?,
+                None => false,
+            })
+    }
+
     /// Whether the kernel can read the page of process `pid` at `address`; what it reads stays there.
     ///
     /// # Errors
     /// As of [`Self::read`].
     pub fn sees(&self, pid: i32, address: u64) -> Result<bool, Refusal> {
-        Pages::of(pid)?.steady(address, |frame| {
-            let place = linear(self.base, frame);
-            Ok(reaches(&self.kernel, place)?
-                || match self.image.address(frame)? {
-                    Some(address) => reaches(&self.kernel, address)?,
-                    None => false,
-                })
-        })
+        Pages::of(pid)?.steady(address, |frame| self.has(frame))
     }
 
     /// [`Self::fades`] for the page of process `pid` at `address`.

@@ -2,7 +2,8 @@
 
 use super::direct_map::{self, Reader};
 use super::sweep::{Swept, sweep};
-use super::{Attacker, Broken, Captive, Outcome, Owner, Reach, contains, residue};
+use super::{Attacker, Broken, Captive, Loot, Outcome, Owner, Reach, contains, pool, residue};
+use std::ops::Range;
 use strongroom_core::Protection;
 
 /// A kernel-mode read of the page at its direct-map address.
@@ -34,6 +35,9 @@ impl Attacker for DirectMap {
     }
 
     fn attack(&self, victim: &mut Captive) -> Result<Outcome, Broken> {
+        if pool::holds(victim.pid(), victim.address()) {
+            return of_pool(victim);
+        }
         if victim.is_monitor() {
             return of_guest(victim);
         }
@@ -95,6 +99,37 @@ fn of_guest(victim: &mut Captive) -> Result<Outcome, Broken> {
         }
         Err(refusal) => Outcome::Skipped(refusal.to_string()),
     })
+}
+
+/// The page of the kernel driver's memory, wherever in its pool it is.
+fn of_pool(victim: &mut Captive) -> Result<Outcome, Broken> {
+    let frames = match pool::frames() {
+        Ok(frames) => frames,
+        Err(refusal) => return Ok(Outcome::Skipped(refusal.to_string())),
+    };
+    let secret = victim.secret().to_vec();
+    let all: u64 = frames.iter().map(|range| range.end - range.start).sum();
+    let judge = |way: &str, leaks: Result<bool, direct_map::Refusal>, none: &str| match leaks {
+        Ok(true) => Loot::leaked(way),
+        Ok(false) => Loot::held(format!("{way}: {none} at each of the pool's {all} frames")),
+        Err(refusal) => Loot::skipped(format!("{way}: {refusal}")),
+    };
+    let any = |look: &dyn Fn(Range<u64>) -> Result<bool, direct_map::Refusal>| {
+        for range in &frames {
+            if look(range.clone())? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    let mapped = Reader::new().and_then(|reader| any(&|range| reader.has_any(range)));
+    let mut loot = vec![judge("eBPF", mapped, "EFAULT")];
+    if std::path::Path::new("/proc/kcore").exists() {
+        let shown = any(&|range| direct_map::kcore_has(range, &secret));
+        loot.push(judge("/proc/kcore", shown, "nothing"));
+    }
+    victim.prove()?;
+    Ok(Loot::sum(&loot))
 }
 
 /// Whether the page is in a frame that was freed out of the kernel's image: a known hole, which
@@ -174,9 +209,14 @@ impl Attacker for Residue {
             Ok(reader) => reader,
             Err(refusal) => return skipped(refusal),
         };
+        let places = victim
+            .places()
+            .map(|(address, secret)| (address, secret.len()));
+        let (pooled, others): (Vec<_>, Vec<_>) =
+            places.partition(|&(address, _)| pool::holds(victim.pid(), address));
         let mut frames = Vec::new();
-        for (address, secret) in victim.places() {
-            match residue::frames(victim.pid(), address as u64, secret.len()) {
+        for (address, len) in others {
+            match residue::frames(victim.pid(), address as u64, len) {
                 Ok(found) => frames.extend(found),
                 Err(refusal) => return skipped(refusal),
             }
@@ -196,18 +236,46 @@ impl Attacker for Residue {
             }
             After::Kill => victim.kill()?,
         }
+        let secrets = victim.secrets();
+        let in_pool = match pooled.is_empty() {
+            true => None,
+            false => match left_in_pool(&secrets) {
+                Ok(outcome) => Some(outcome),
+                Err(refusal) => return skipped(refusal),
+            },
+        };
+        if let (Some(outcome), true) = (&in_pool, frames.is_empty()) {
+            return Ok(outcome.clone());
+        }
         let pages = match residue::reread_with(&reader, &frames) {
             Ok(pages) => pages,
             Err(refusal) => return skipped(refusal),
         };
-        let secrets = victim.secrets();
         let holds = |page: &Vec<u8>| secrets.iter().any(|secret| contains(page, secret));
         let left = pages.iter().flatten().any(holds);
         let mapped = pages.iter().all(Option::is_some);
-        Ok(match (left, mapped) {
+        let in_frames = match (left, mapped) {
             (true, _) => Outcome::Leaked("still in the frame".to_owned()),
             (false, true) => Outcome::Held("no longer in the frame".to_owned()),
             (false, false) => Outcome::Held("the kernel has the frame not mapped".to_owned()),
+        };
+        Ok(match in_pool {
+            Some(in_pool) => in_pool.and(in_frames),
+            None => in_frames,
         })
     }
+}
+
+/// Whether the kernel driver's pool, as far as it is free, still holds one of these. That the kernel cannot read it is
+/// for [`DirectMap`] to show.
+fn left_in_pool(secrets: &[&[u8]]) -> Result<Outcome, direct_map::Refusal> {
+    let taken = pool::Taken::all()?;
+    let mib = taken.len() >> 20;
+    Ok(if taken.has(secrets) {
+        Outcome::Leaked("in the pool, for whoever takes the memory next".to_owned())
+    } else {
+        Outcome::Held(format!(
+            "nowhere in the {mib} MiB of the pool that were free, taken and read"
+        ))
+    })
 }

@@ -17,6 +17,7 @@ mod partner;
 mod peek;
 mod pin;
 mod pinned;
+mod pool;
 mod program;
 mod puppet;
 pub mod residue;

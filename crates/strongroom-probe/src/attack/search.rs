@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use strongroom_core::driver::DEVICE;
 
 /// How much is read at once, in bytes.
 const PIECE: usize = 1 << 20;
@@ -38,8 +39,9 @@ fn parse(smaps: &str) -> Vec<Mapping> {
         let Some(rss) = line.strip_prefix("Rss:") else {
             continue;
         };
+        // Of a device's memory, the driver's for one, the kernel counts no pages.
         if let Some((mapping, true)) = current.take()
-            && rss.trim() != "0 kB"
+            && (rss.trim() != "0 kB" || mapping.name == DEVICE)
         {
             found.push(mapping);
         }
@@ -137,13 +139,15 @@ Rss:                   4 kB
 Rss:                   4 kB
 a000-c000 rw-p 00000000 00:00 0                  [stack]
 Rss:                   8 kB
+d000-e000 rw-s 00000000 00:05 9                  /dev/strongroom
+Rss:                   0 kB
 ";
 
     #[test]
     fn mappings_that_have_pages_and_can_be_read() {
         let found = parse(SMAPS);
         let names: Vec<_> = found.iter().map(|mapping| mapping.name.as_str()).collect();
-        assert_eq!(names, ["/usr/lib/a file.so", "[stack]"]);
+        assert_eq!(names, ["/usr/lib/a file.so", "[stack]", "/dev/strongroom"]);
         assert_eq!((found[1].start, found[1].end), (0xa000, 0xc000));
     }
 

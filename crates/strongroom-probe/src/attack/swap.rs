@@ -4,7 +4,7 @@
 //! by root from outside. Where the page went is in pagemap: a slot of the swap, which is read by its
 //! place on the device. Then all of the swap is searched, for copies that are nobody's page any more.
 
-use super::{Attacker, Broken, Captive, Outcome, Owner, Reach, contains};
+use super::{Attacker, Broken, Captive, Outcome, Owner, Reach, contains, pool};
 use crate::victim::OFFSET;
 use rustix::mm::MlockAllFlags;
 use std::fs::{self, File};
@@ -212,6 +212,13 @@ impl Swaps {
             Place::Swapped(slot) => Err(Broken(format!(
                 "the page is in slot {slot} of the swap, and not found there"
             ))),
+            // /proc/PID/pagemap tells of ordinary memory only.
+            Place::Nowhere if pool::holds(victim.pid(), victim.address()) => Ok(match searched {
+                true => Outcome::Held(format!(
+                    "it stays in the kernel driver's pool ({pushed}); {device}"
+                )),
+                false => Outcome::Skipped(device),
+            }),
             Place::Nowhere => Err(Broken("the page is nowhere".to_owned())),
         }
     }

@@ -13,7 +13,7 @@ pub enum Kind {
     Stack,
     /// Private memory of no file: what allocators take, too.
     Anonymous,
-    /// memfd_secret.
+    /// memfd_secret, or the kernel driver's memory.
     Secret,
     /// Address space without access, with nothing there.
     Reserved,
@@ -95,7 +95,7 @@ impl Classes {
     pub(super) fn of(&mut self, mapping: &Mapping, backing: Backing) -> Kind {
         let data = self.data.take();
         let kind = match backing {
-            Backing::Secret | Backing::SecretPerhaps => Kind::Secret,
+            Backing::Secret | Backing::SecretPerhaps | Backing::Driver => Kind::Secret,
             Backing::Kernel | Backing::Device => Kind::Kernel,
             Backing::SharedMemory => Kind::Shared,
             Backing::File => self.file(&mapping.name),

@@ -8,6 +8,7 @@ use super::{Machine, Refusal};
 use serde::{Serialize, Serializer};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use strongroom_core::driver::DEVICE;
 
 /// What is behind a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -17,6 +18,8 @@ pub enum Backing {
     Anonymous,
     /// memfd_secret.
     Secret,
+    /// The kernel driver's memory, /dev/strongroom. All of it counts as present.
+    Driver,
     /// It looks like memfd_secret, and this process has no means to be sure.
     SecretPerhaps,
     /// Shared memory: memfd, System V, /dev/shm, shared anonymous memory.
@@ -118,7 +121,11 @@ impl Mapping {
         if named(b"[vdso]") || named(b"[vvar") || named(b"[vsyscall]") {
             Backing::Kernel
         } else if self.has(b"io") || self.has(b"pf") {
-            Backing::Device
+            if self.name == DEVICE.as_bytes() {
+                Backing::Driver
+            } else {
+                Backing::Device
+            }
         } else if self.inode == 0 && !self.is_shared() {
             Backing::Anonymous
         } else if machine.secret_device.is_some_and(|d| d == self.device) {
@@ -148,6 +155,7 @@ impl Mapping {
         let present = self.rss + self.hugetlb + self.swap;
         match self.backing(machine) {
             Backing::Kernel | Backing::Device => 0,
+            Backing::Driver => self.len(),
             Backing::Secret | Backing::SecretPerhaps => present,
             _ if self.is_shared() => {
                 if self.is_writable() {
@@ -342,6 +350,19 @@ mod tests {
         let line = b"7ffc000-7ffd000 ---p 00000000 00:00 0 ";
         assert_eq!(Mapping::parse(line).unwrap().name, b"");
         assert_eq!(Mapping::parse(b"7ffc000-7ffd000 ---p"), None);
+    }
+
+    #[test]
+    fn the_drivers_memory_is_known_by_its_flags_and_its_name() {
+        let machine = Machine::read();
+        let line = b"7f0000000000-7f0000003000 rw-s 00000000 00:06 9      /dev/strongroom";
+        let mut mapping = Mapping::parse(line).unwrap();
+        assert_eq!(mapping.backing(&machine), Backing::File);
+        mapping.take(b"VmFlags: rd wr sh mr mw me ms pf io dc de dd ");
+        assert_eq!(mapping.backing(&machine), Backing::Driver);
+        assert_eq!(mapping.own(&machine), 0x3000);
+        mapping.name = b"/dev/mem".to_vec();
+        assert_eq!(mapping.backing(&machine), Backing::Device);
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub fn of(process: &Process, mapping: &Mapping) -> Exposure {
 }
 
 const SECRET: &str = "secret memory (memfd_secret)";
+/// No page of the kernel's is behind it (VM_PFNMAP), and no other address space may map it.
+const DRIVER: &str = "the kernel driver's memory (/dev/strongroom)";
 const PERHAPS: &str =
     "named like secret memory; memfd_secret is refused here, so that it cannot be compared";
 
@@ -94,6 +96,7 @@ fn peek(process: &Process, mapping: &Mapping, backing: Backing, gate: Finding) -
             }
             None => Finding::out_of_reach(SECRET),
         },
+        Backing::Driver => Finding::out_of_reach(DRIVER),
         Backing::SecretPerhaps => Finding::unknown(PERHAPS),
         Backing::Device => Finding::unknown("a device's memory: its driver decides"),
         Backing::Kernel => Finding::unknown("the kernel's own page, with nothing of the process"),
@@ -129,6 +132,7 @@ pub fn kernel_dump(process: &Process) -> Finding {
 fn core_dump(process: &Process, mapping: &Mapping, backing: Backing) -> Finding {
     let left_out = match backing {
         Backing::Secret => Some(SECRET.into()),
+        Backing::Driver => Some(DRIVER.into()),
         Backing::SecretPerhaps => return Finding::unknown(PERHAPS),
         Backing::Device => Some("a device's memory".into()),
         Backing::Kernel => return Finding::unknown("the kernel's own page"),
@@ -205,6 +209,7 @@ fn swap(process: &Process, mapping: &Mapping, backing: Backing) -> Finding {
     let machine = &process.machine;
     match backing {
         Backing::Secret => return Finding::out_of_reach(SECRET),
+        Backing::Driver => return Finding::out_of_reach(DRIVER),
         Backing::SecretPerhaps => return Finding::unknown(PERHAPS),
         Backing::Device => return Finding::out_of_reach("a device's memory"),
         Backing::Kernel => return Finding::out_of_reach("the kernel's own page"),
@@ -253,6 +258,7 @@ fn fork_child(mapping: &Mapping, backing: Backing) -> Finding {
 fn pin(mapping: &Mapping, backing: Backing) -> Finding {
     match backing {
         Backing::Secret => Finding::out_of_reach(SECRET),
+        Backing::Driver => Finding::out_of_reach(DRIVER),
         Backing::SecretPerhaps => Finding::unknown(PERHAPS),
         Backing::Device => Finding::out_of_reach("a device's memory has no pages to pin"),
         Backing::Kernel => Finding::unknown("the kernel's own page, with nothing of the process"),
@@ -263,10 +269,11 @@ fn pin(mapping: &Mapping, backing: Backing) -> Finding {
     }
 }
 
-/// mm/secretmem.c takes its pages out; nothing else does.
+/// mm/secretmem.c takes its pages out, and the kernel driver's memory was never in; all other is.
 fn direct_map(backing: Backing) -> Finding {
     match backing {
         Backing::Secret => Finding::out_of_reach(SECRET),
+        Backing::Driver => Finding::out_of_reach(DRIVER),
         Backing::SecretPerhaps => Finding::unknown(PERHAPS),
         Backing::Device => Finding::unknown("a device's memory: its driver decides"),
         _ => Finding::reachable("the kernel maps all ordinary memory"),

@@ -2,12 +2,14 @@
 //!
 //! * [`find`]: the finders, one a file.
 //! * [`key`]: keys that are given, and what of them to look for.
+//! * [`openssh`]: OpenSSH's own encoding, which both read.
 //! * [`source`]: a live process, a core, any file, and the window that slides over them.
 //!
 //! A [`Scan`] has all three meet, and makes a [`Report`].
 
 mod find;
 mod key;
+mod openssh;
 mod report;
 mod source;
 

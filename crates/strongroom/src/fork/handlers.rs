@@ -138,8 +138,8 @@ extern "C" fn in_child() {
     };
     let followed = match method {
         Method::Trap(trap) => trap.disarm(),
-        Method::Handlers(still) => {
-            !still.denied() && !still.has_secret_files() && still.rebuild_in_child().is_ok()
+        Method::Handlers(mut still) => {
+            !still.denied() && !still.has_secrets() && still.rebuild_by_itself().is_ok()
         }
     };
     if !followed {

@@ -10,6 +10,9 @@
 //!    copies what is in use, and moves it over the inherited mappings ([`snapshot`]).
 //! 4. The parent's fork returns, with an error where the child could not do that.
 //!
+//! Of the kernel driver's memory no child inherits anything, whatever is advised: it is handed over by
+//! the parent, which keeps its heaps locked until its child has all ([`handover`]).
+//!
 //! The library learns of forks by `pthread_atfork`. But between the kernel's fork and
 //! the handlers glibc itself writes to the child's heap (it resets the locks of open
 //! streams), which would be the parent's still. So the handler that runs before the
@@ -20,6 +23,7 @@
 pub use crate::policy::ForkPolicy;
 
 mod handlers;
+mod handover;
 mod snapshot;
 mod trap;
 

@@ -1,12 +1,12 @@
 //! The fork itself: what happens around the system call, on both sides.
 
-use crate::heap::forked::LockedHeaps;
-use crate::keeper::{self, refusal};
+use super::handover::{self, ASKED, Asking, DONE, FAILED, PATIENCE, Progress, Window};
+use crate::heap::forked::{Fetch, LockedHeaps};
+use crate::keeper::{self, Inheritance, refusal};
 use crate::ledger::{self, Child, Entry, Holder, Ledger};
 use crate::line;
-use crate::resident;
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
-use core::time::Duration;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::MutexGuard;
 use strongroom_core::Reason;
 use strongroom_sys::memory::{self, Advice, Place, READ, WRITE};
@@ -32,18 +32,6 @@ pub fn tally() -> Tally {
         inherited: INHERITED.load(Ordering::Relaxed),
     }
 }
-
-/// A page that parent and child share while the child makes its copy.
-#[repr(C)]
-struct Progress {
-    /// 0 while the child copies, [`DONE`] or [`FAILED`] after.
-    state: AtomicU32,
-    /// Why it failed.
-    errno: AtomicI32,
-}
-
-const DONE: u32 = 1;
-const FAILED: u32 = 2;
 
 /// All that a fork holds still.
 pub(super) struct Still {
@@ -71,26 +59,57 @@ impl Still {
         self.heaps.any_denies() || self.ledger.entries().iter().any(|e| e.child == Child::Deny)
     }
 
-    /// Whether anything is kept in secret files, which no child inherits by itself.
-    pub(super) fn has_secret_files(&self) -> bool {
-        self.heaps.any_secret_file()
-            || self
-                .ledger
-                .entries()
-                .iter()
-                .any(|e| e.holder == Holder::Secretmem)
+    /// Whether anything is kept that no child inherits by itself.
+    pub(super) fn has_secrets(&self) -> bool {
+        let secret = |entry: &Entry| {
+            let inheritance = entry.holder.inheritance();
+            inheritance.is_some_and(|inheritance| inheritance != Inheritance::CopyOnWrite)
+        };
+        self.heaps.any_secret() || self.ledger.entries().iter().any(secret)
+    }
+
+    /// Whether a child is to have contents that it cannot see.
+    fn hands_over(&self) -> bool {
+        self.heaps.any_to_hand_over() || self.ledger.entries().iter().any(is_handed_over)
+    }
+
+    /// Calls `act` while the range can be read, if it is one that is to be handed over.
+    fn hand_over(&self, range: &Range<usize>, act: &mut dyn FnMut()) -> bool {
+        let entries = self.ledger.touching(range);
+        let own = |entry: &Entry| {
+            is_handed_over(entry) && entry.start <= range.start && range.end <= entry.end
+        };
+        if !entries.iter().any(own) && !self.heaps.hand_over(range) {
+            return false;
+        }
+        let closed = || entries.iter().filter(|entry| entry.access & READ == 0);
+        for entry in closed() {
+            // SAFETY: a range of the ledger, opened for reading for this moment.
+            if unsafe { memory::protect(entry.start as *mut u8, entry.len(), READ) }.is_err() {
+                return false;
+            }
+        }
+        act();
+        for entry in closed() {
+            // SAFETY: as above; as its user set it.
+            let _ = unsafe { memory::protect(entry.start as *mut u8, entry.len(), entry.access) };
+        }
+        true
     }
 
     /// Lets the child inherit what it will copy from, or, after the fork, no longer.
     fn share_with_child(&self, inherit: bool) -> Result<(), Reason> {
         self.heaps.share_with_child(inherit)?;
         for entry in self.ledger.entries() {
-            let advice = match (entry.holder, entry.child) {
-                (Holder::Secretmem, Child::Copy) if inherit => Advice::LinuxDoFork,
-                (Holder::Secretmem, Child::Copy) => Advice::LinuxDontFork,
+            let Some(inheritance) = entry.holder.inheritance() else {
+                continue;
+            };
+            let advice = match (inheritance, entry.child) {
+                (Inheritance::Shared, Child::Copy) if inherit => Advice::LinuxDoFork,
+                (Inheritance::Shared, Child::Copy) => Advice::LinuxDontFork,
                 // Locked memory keeps the advice for good: nobody else sets it on such a range.
-                (Holder::Locked, Child::Zeros) if inherit => Advice::LinuxWipeOnFork,
-                (Holder::Locked, Child::Nothing) if inherit => Advice::LinuxDontFork,
+                (Inheritance::CopyOnWrite, Child::Zeros) if inherit => Advice::LinuxWipeOnFork,
+                (Inheritance::CopyOnWrite, Child::Nothing) if inherit => Advice::LinuxDontFork,
                 _ => continue,
             };
             // SAFETY: a range of the ledger; the advice changes nothing in this process.
@@ -100,38 +119,51 @@ impl Still {
         Ok(())
     }
 
+    /// In the child, where there is nothing but what it inherited.
+    pub(super) fn rebuild_by_itself(&mut self) -> Result<usize, Reason> {
+        self.rebuild_in_child(&|_, _, _| Err(Reason::NotArranged))
+    }
+
     /// In the child. Returns the bytes copied.
-    pub(super) fn rebuild_in_child(&self) -> Result<usize, Reason> {
+    fn rebuild_in_child(&mut self, fetch: Fetch<'_>) -> Result<usize, Reason> {
         // What is not inherited leaves holes. Reserved, they are not where the kernel puts a mapping
         // that is to be moved there in the end.
         self.heaps.reserve_holes()?;
-        let zeros = |e: &&Entry| e.holder == Holder::Secretmem && e.child == Child::Zeros;
-        for entry in self.ledger.entries().iter().filter(zeros) {
+        for entry in self.ledger.entries().iter().filter(|entry| is_hole(entry)) {
             // SAFETY: nothing of this process's is in a range that it did not inherit.
             unsafe { memory::reserve(Place::Over(entry.start as *mut u8), entry.len()) }
                 .map_err(|errno| refusal("mmap", errno, entry.len()))?;
         }
-        let closed = |e: &&Entry| e.holder == Holder::Heap;
-        for entry in self.ledger.entries().iter().filter(closed) {
+        let of_heap = |e: &&Entry| matches!(e.holder, Holder::Heap(_));
+        for entry in self.ledger.entries().iter().filter(of_heap) {
             // SAFETY: pages of a heap, inherited, to be copied from.
             let _ = unsafe { memory::protect(entry.start as *mut u8, entry.len(), READ) };
         }
-        let mut copied = self.heaps.rebuild_in_child()?;
-        for entry in self.ledger.entries() {
-            copied += match (entry.holder, entry.child) {
-                (Holder::Heap, _) => {
+        let mut copied = self.heaps.rebuild_in_child(fetch)?;
+        for index in 0..self.ledger.entries().len() {
+            let entry = self.ledger.entries()[index];
+            copied += match (entry.holder.inheritance(), entry.child) {
+                (None, _) => {
                     // SAFETY: pages of a heap, new ones of this process.
-                    unsafe { set_access(entry, entry.start as *mut u8) }?;
+                    unsafe { set_access(&entry, entry.start as *mut u8) }?;
                     0
                 }
                 (_, Child::Nothing) => 0,
-                (Holder::Secretmem, child) => replace(entry, child == Child::Copy)?,
-                (Holder::Locked, _) => {
-                    // SAFETY: a range of the ledger that the locked keeper holds.
+                (Some(Inheritance::CopyOnWrite), _) => {
+                    // SAFETY: a range of the ledger that this keeper holds.
                     unsafe {
-                        keeper::LOCKED.restore_in_child(entry.start as *mut u8, entry.len())
+                        let keeper = entry.holder.keeper();
+                        keeper.restore_in_child(entry.start as *mut u8, entry.len())
                     }?;
                     0
+                }
+                (Some(_), _) => {
+                    let (copied, keeper) = replace(&entry, fetch)?;
+                    // The range is the entry's own: nothing is split, and the table stays as long.
+                    self.ledger.update(&(entry.start..entry.end), |entry| {
+                        entry.holder = Holder::Keeper(keeper);
+                    })?;
+                    copied
                 }
             };
         }
@@ -139,35 +171,55 @@ impl Still {
     }
 }
 
-/// Replaces an inherited secret range by one of the child's own; with `copy`, with its contents.
-fn replace(entry: &Entry, copy: bool) -> Result<usize, Reason> {
+/// Whether the child is to have the range's contents and does not see them.
+fn is_handed_over(entry: &Entry) -> bool {
+    entry.holder.inheritance() == Some(Inheritance::Nothing) && entry.child == Child::Copy
+}
+
+/// Whether the child has nothing where it is to have pages.
+fn is_hole(entry: &Entry) -> bool {
+    match entry.holder.inheritance() {
+        Some(Inheritance::Shared) => entry.child == Child::Zeros,
+        Some(Inheritance::Nothing) => matches!(entry.child, Child::Zeros | Child::Copy),
+        Some(Inheritance::CopyOnWrite) | None => false,
+    }
+}
+
+/// Gives the child a range of its own where it has a hole or its parent's; where it is to be a copy,
+/// with the contents. Returns how much was copied, and who keeps the new range.
+fn replace(
+    entry: &Entry,
+    fetch: Fetch<'_>,
+) -> Result<(usize, &'static dyn keeper::Keeper), Reason> {
     let (start, len) = (entry.start as *mut u8, entry.len());
-    // SAFETY: a new mapping replaces nothing; the ledger's range is inherited or, without
-    // `copy`, absent from this process, whose only thread this is.
+    let keeper = entry.holder.keeper();
+    // SAFETY: a new mapping replaces nothing; the ledger's range is inherited, or a hole that was
+    // reserved, in this process, whose only thread this is.
     unsafe {
-        if !copy {
-            // Nothing was inherited here; reserved, the hole is not where the new mapping is made
-            // before it is moved into place.
-            memory::reserve(Place::Over(start), len)
-                .map_err(|errno| refusal("mmap", errno, len))?;
-            keeper::SECRETMEM.map(Place::Over(start), len)?;
-            keeper::SECRETMEM.settle(start, len)?;
+        if is_hole(entry) {
+            let (_, keeper) = keeper::map_or_next(keeper, Place::Over(start), len)?;
+            keeper.settle(start, len)?;
+            let mut copied = 0;
+            if entry.child == Child::Copy {
+                fetch(entry.start, start, len)?;
+                copied = len;
+            }
             set_access(entry, start)?;
-            return Ok(0);
+            return Ok((copied, keeper));
         }
-        let new = keeper::SECRETMEM.map(Place::Anywhere, len)?;
-        keeper::SECRETMEM.settle(new, len)?;
+        let (new, new_keeper) = keeper::map_or_next(keeper, Place::Anywhere, len)?;
+        new_keeper.settle(new, len)?;
         if entry.access & READ == 0 {
             memory::protect(start, len, READ).map_err(|errno| refusal("mprotect", errno, len))?;
         }
         let mut copied = 0;
-        resident::each_run(start, len, |offset, len| {
+        keeper.each_run(start, len, |offset, len| {
             core::ptr::copy_nonoverlapping(start.add(offset), new.add(offset), len);
             copied += len;
         });
         set_access(entry, new)?;
         memory::move_over(new, len, start).map_err(|errno| refusal("mremap", errno, len))?;
-        Ok(copied)
+        Ok((copied, new_keeper))
     }
 }
 
@@ -207,15 +259,38 @@ pub fn forked(call: impl FnOnce() -> isize) -> isize {
         let _ = unsafe { memory::unmap(page, PAGE) };
     };
     still.reconcile();
-    if still.share_with_child(true).is_err() {
-        let _ = still.share_with_child(false);
+    let window = match still.hands_over().then(Window::get).transpose() {
+        Ok(window) => window,
+        Err(reason) => {
+            unmap();
+            complain(reason);
+            return refuse(errno_of(reason));
+        }
+    };
+    let share = |still: &Still, inherit| {
+        still.share_with_child(inherit)?;
+        window.map_or(Ok(()), |window| window.share(inherit))
+    };
+    if share(&still, true).is_err() {
+        let _ = share(&still, false);
         unmap();
         return refuse(Errno::NOMEM);
     }
+    let parent = process::id();
     let child = call();
     if child == 0 {
-        match still.rebuild_in_child() {
+        let asking = Asking {
+            progress,
+            window,
+            parent,
+        };
+        // SAFETY: the rebuilding has mapped what it fetches for.
+        let fetch = |from, to, len| unsafe { asking.fetch(from, to, len) };
+        match still.rebuild_in_child(&fetch) {
             Ok(copied) => {
+                if let Some(window) = window {
+                    window.leave();
+                }
                 FORKS.store(0, Ordering::Relaxed);
                 INHERITED.store(copied as u64, Ordering::Relaxed);
                 progress.state.store(DONE, Ordering::Release);
@@ -227,12 +302,23 @@ pub fn forked(call: impl FnOnce() -> isize) -> isize {
         return 0;
     }
     // A failure to exclude the ranges again only means that a fork by other means inherits them.
-    let _ = still.share_with_child(false);
-    drop(still);
-    let result = if child > 0 {
-        await_child(progress, child as i32)
-    } else {
-        Ok(())
+    let _ = share(&still, false);
+    let result = match window {
+        _ if child <= 0 => Ok(()),
+        // What is handed over must stay where it is until the child has it.
+        Some(window) => {
+            let result = await_child(progress, child as i32, || {
+                let allowed =
+                    |range: &Range<usize>, act: &mut dyn FnMut()| still.hand_over(range, act);
+                handover::answer(progress, window, allowed);
+            });
+            window.wipe();
+            result
+        }
+        None => {
+            drop(still);
+            await_child(progress, child as i32, || {})
+        }
     };
     unmap();
     match result {
@@ -249,38 +335,52 @@ pub fn forked(call: impl FnOnce() -> isize) -> isize {
     }
 }
 
-/// The child has no memory to go on with: it tells its parent and ends.
-fn fail_in_child(progress: &Progress, reason: Reason) -> ! {
-    let errno = match reason {
-        Reason::LockLimit { .. } | Reason::TooManyFiles => Errno::AGAIN,
-        _ => Errno::NOMEM,
-    };
+fn complain(reason: Reason) {
     let what = format_args!("fork fails: the child cannot have its own secret memory");
     line::complain_of(what, reason);
+}
+
+/// As fork(2) says it.
+fn errno_of(reason: Reason) -> Errno {
+    match reason {
+        Reason::LockLimit { .. } | Reason::TooManyFiles | Reason::PoolLimit { .. } => Errno::AGAIN,
+        _ => Errno::NOMEM,
+    }
+}
+
+/// The child has no memory to go on with: it tells its parent and ends.
+fn fail_in_child(progress: &Progress, reason: Reason) -> ! {
+    complain(reason);
     progress
         .errno
-        .store(errno.raw_os_error(), Ordering::Relaxed);
+        .store(errno_of(reason).raw_os_error(), Ordering::Relaxed);
     progress.state.store(FAILED, Ordering::Release);
     let _ = wait::wake_all(&progress.state);
     process::exit_now(125)
 }
 
-/// Waits until the child has its memory; an error says that it failed to get it.
-fn await_child(progress: &Progress, child: i32) -> Result<(), Errno> {
+/// Waits until the child has its memory, and answers what it asks for; an error says that it failed
+/// to get it.
+fn await_child(progress: &Progress, child: i32, answer: impl Fn()) -> Result<(), Errno> {
     loop {
-        match progress.state.load(Ordering::Acquire) {
+        let state = progress.state.load(Ordering::Acquire);
+        match state {
             DONE => return Ok(()),
             FAILED => {
                 return Err(Errno::from_raw_os_error(
                     progress.errno.load(Ordering::Relaxed),
                 ));
             }
+            ASKED => {
+                answer();
+                continue;
+            }
             _ => {}
         }
         // A child that was killed meanwhile says nothing more; its parent gets to reap it.
-        let waited = wait::wait(&progress.state, 0, Duration::from_millis(100));
+        let waited = wait::wait(&progress.state, state, PATIENCE);
         let gone = waited == Err(Errno::TIMEDOUT) && process::has_ended(child).unwrap_or(true);
-        if gone && progress.state.load(Ordering::Acquire) == 0 {
+        if gone && progress.state.load(Ordering::Acquire) == state {
             return Ok(());
         }
     }

@@ -7,7 +7,7 @@
 
 use super::metadata::{Chunk, Metadata, max_chunks};
 use super::reservation::reserve;
-use crate::keeper::{Keeper, refusal};
+use crate::keeper::{self, Inheritance, KEEPERS, Keeper, refusal};
 use strongroom_core::Reason;
 use strongroom_core::pool::RunPool;
 use strongroom_sys::memory::{self, Place};
@@ -64,8 +64,7 @@ impl Arena {
         pages: usize,
         budget: usize,
     ) -> Result<Self, Errno> {
-        // SAFETY: a new mapping replaces nothing.
-        let base = unsafe { reserve(Place::Anywhere, pages * PAGE) }?;
+        let base = reserve_aligned(pages * PAGE)?;
         let metadata = Metadata::reserve(pages).inspect_err(|_| {
             // SAFETY: mapped above, and nobody has a pointer into it.
             let _ = unsafe { memory::unmap(base, pages * PAGE) };
@@ -182,13 +181,82 @@ impl Arena {
         let touched = unsafe { self.metadata.touched(first, pages) };
         let mut page = first;
         for known in touched.chunk_by_mut(|a, b| a == b) {
-            let start = self.address(page);
-            page += known.len();
-            if known[0] == 0 && self.keeper.settle(start, known.len() * PAGE)? {
+            let (from, len) = (page, known.len());
+            page += len;
+            if known[0] == 0 && self.settle_untouched(from, len)? {
                 known.fill(1);
             }
         }
         Ok(())
+    }
+
+    fn settle_untouched(&self, first: usize, pages: usize) -> Result<bool, Reason> {
+        // One keeper for all, or one that stood in for it.
+        let mut all = true;
+        for (keeper, first, pages) in self.pieces(first, pages) {
+            all &= keeper.settle(self.address(first), pages * PAGE)?;
+        }
+        Ok(all)
+    }
+
+    /// The parts of a run by chunks: who keeps each, its first page, its length.
+    pub(super) fn pieces(
+        &self,
+        first: usize,
+        pages: usize,
+    ) -> impl Iterator<Item = (&'static dyn Keeper, usize, usize)> + '_ {
+        self.parts(first, pages, Chunk::keeper)
+    }
+
+    /// [`Arena::pieces`], by who keeps what takes the chunks' place in a forked child.
+    pub(super) fn replacement_pieces(
+        &self,
+        first: usize,
+        pages: usize,
+    ) -> impl Iterator<Item = (&'static dyn Keeper, usize, usize)> + '_ {
+        self.parts(first, pages, |chunk| {
+            KEEPERS[usize::from(chunk.replaced_by) % KEEPERS.len()]
+        })
+    }
+
+    fn parts(
+        &self,
+        first: usize,
+        pages: usize,
+        keeper: fn(&Chunk) -> &'static dyn Keeper,
+    ) -> impl Iterator<Item = (&'static dyn Keeper, usize, usize)> + '_ {
+        let end = first + pages;
+        self.chunks()[self.chunk_of(first)..]
+            .iter()
+            .map(move |chunk| {
+                let from = first.max(chunk.page as usize);
+                let to = end.min((chunk.page + chunk.pages) as usize);
+                (keeper(chunk), from, to.saturating_sub(from))
+            })
+            .take_while(|(_, _, pages)| *pages > 0)
+    }
+
+    /// How much each keeper keeps, in pages, in the order of [`KEEPERS`].
+    pub(super) fn kept(&self) -> [usize; KEEPERS.len()] {
+        let mut kept = [0; KEEPERS.len()];
+        for chunk in self.chunks() {
+            kept[usize::from(chunk.keeper) % KEEPERS.len()] += chunk.pages as usize;
+        }
+        kept
+    }
+
+    /// Notes who keeps what takes a chunk's place in a forked child; it counts from [`Arena::replaced`] on.
+    pub(super) fn note_replacement(&mut self, chunk: usize, keeper: &'static dyn Keeper) {
+        if let Some(chunk) = self.chunks_mut().get_mut(chunk) {
+            chunk.replaced_by = position(keeper);
+        }
+    }
+
+    /// In a forked child: every chunk was replaced.
+    pub(super) fn replaced(&mut self) {
+        for chunk in self.chunks_mut() {
+            chunk.keeper = chunk.replaced_by;
+        }
     }
 
     /// Takes pages back; they must be zero. Chunks that are wholly free and past the budget
@@ -239,7 +307,9 @@ impl Arena {
             .partition_point(|c| (c.page as usize) < first + pages);
         while at > low && self.free.free_pages() > self.budget {
             at -= 1;
-            let Chunk { page, pages, used } = self.chunks()[at];
+            let Chunk {
+                page, pages, used, ..
+            } = self.chunks()[at];
             let (first, len) = (page as usize, pages as usize);
             if used != 0 || !self.free.take_at(first, len) {
                 continue;
@@ -273,7 +343,12 @@ impl Arena {
         loop {
             match self.map(want) {
                 // Near a limit, a smaller piece may still fit.
-                Err(Reason::LockLimit { .. } | Reason::OutOfMemory) if want > need => {
+                Err(
+                    Reason::LockLimit { .. }
+                    | Reason::OutOfMemory
+                    | Reason::PoolFull { .. }
+                    | Reason::PoolLimit { .. },
+                ) if want > need => {
                     want = need.max(want / 2);
                 }
                 result => return result,
@@ -286,22 +361,48 @@ impl Arena {
         let full = Reason::ReservationFull {
             limit: self.len() as u64,
         };
-        let (first, fresh) = match self.holes.take(pages) {
+        let (first, fresh) = match self.take_hole(pages) {
             Some(first) => (first, false),
-            None if self.pages - self.top >= pages => (self.top, true),
-            None => return Err(full),
+            None => (self.fresh(pages).ok_or(full)?, true),
         };
         let result = self.map_at(first, pages);
         // At the limit the keeper fails before it touches the range. After any other failure nobody
         // can tell whether the kernel left a hole there that somebody else's mapping is in by now:
         // such a range is not used again.
-        let untouched = matches!(result, Err(Reason::LockLimit { .. }));
+        let untouched = result.err().is_some_and(keeper::leaves_place_alone);
         if fresh && !untouched {
             self.top += pages;
         } else if !fresh && untouched {
             let _ = self.holes.give(first, pages);
         }
         result
+    }
+
+    /// Where `pages` pages are that were never in a chunk, from `top` on; it is left to the caller to
+    /// move that past them.
+    fn fresh(&mut self, pages: usize) -> Option<usize> {
+        // One entry of 2 MiB can map a chunk of that size that begins at a multiple of it.
+        if self.aligns(pages) {
+            let gap = self.top.next_multiple_of(CHUNK_MAX) - self.top;
+            if gap > 0 && self.pages - self.top >= gap + pages {
+                let _ = self.holes.give(self.top, gap);
+                self.top += gap;
+            }
+        }
+        (self.pages - self.top >= pages).then_some(self.top)
+    }
+
+    /// Whether chunks for so much are to begin at a multiple of [`CHUNK_MAX`].
+    fn aligns(&self, pages: usize) -> bool {
+        pages >= CHUNK_MAX && self.keeper.inheritance() == Inheritance::Nothing
+    }
+
+    fn take_hole(&mut self, pages: usize) -> Option<usize> {
+        if self.aligns(pages) {
+            self.holes.take_aligned(pages, CHUNK_MAX, 0)
+        } else {
+            self.holes.take(pages)
+        }
     }
 
     fn map_at(&mut self, first: usize, pages: usize) -> Result<(), Reason> {
@@ -318,32 +419,37 @@ impl Arena {
                 limit: max_chunks(self.pages) as u64,
             });
         }
+        // The table first, so that each entry says who keeps its piece.
+        let at = self.chunk_of(first);
+        let chunks = self.chunks;
+        self.chunks += pieces;
+        self.chunks_mut().copy_within(at..chunks, at + pieces);
         for piece in 0..pieces {
             let page = first + piece * CHUNK_MAX;
             let len = CHUNK_MAX.min(end - page);
             let place = Place::Over(self.address(page));
             // SAFETY: the pages are in the reservation and in no chunk, so nobody uses them.
-            if let Err(reason) = unsafe { self.keeper.map(place, len * PAGE) } {
-                // SAFETY: the pieces before this one were mapped by this call and are in no chunk.
-                let undone =
-                    unsafe { reserve(Place::Over(self.address(first)), (page - first) * PAGE) };
-                debug_assert!(piece == 0 || undone.is_ok());
-                return Err(reason);
+            match unsafe { keeper::map_or_next(self.keeper, place, len * PAGE) } {
+                Ok((_, keeper)) => {
+                    self.chunks_mut()[at + piece] = Chunk {
+                        page: page as u32,
+                        pages: len as u32,
+                        used: 0,
+                        keeper: position(keeper),
+                        replaced_by: 0,
+                    };
+                }
+                Err(reason) => {
+                    // SAFETY: the pieces before this one were mapped by this call, and nobody has a
+                    // pointer into them.
+                    let undone =
+                        unsafe { reserve(Place::Over(self.address(first)), (page - first) * PAGE) };
+                    debug_assert!(piece == 0 || undone.is_ok());
+                    self.chunks_mut().copy_within(at + pieces.., at);
+                    self.chunks = chunks;
+                    return Err(reason);
+                }
             }
-        }
-        let at = self.chunk_of(first);
-        let chunks = self.chunks;
-        self.chunks += pieces;
-        let table = self.chunks_mut();
-        table.copy_within(at..chunks, at + pieces);
-        for (piece, entry) in table[at..at + pieces].iter_mut().enumerate() {
-            let page = first + piece * CHUNK_MAX;
-            let len = CHUNK_MAX.min(end - page);
-            *entry = Chunk {
-                page: page as u32,
-                pages: len as u32,
-                used: 0,
-            };
         }
         self.mapped += pages;
         let _ = self.free.give(first, pages);
@@ -353,5 +459,37 @@ impl Arena {
     /// The address of a page.
     pub(super) fn address(&self, page: usize) -> *mut u8 {
         self.base.wrapping_add(page * PAGE)
+    }
+}
+
+/// The keeper's place in [`KEEPERS`].
+fn position(keeper: &'static dyn Keeper) -> u16 {
+    KEEPERS
+        .iter()
+        .position(|other| *other == keeper)
+        .unwrap_or_default() as u16
+}
+
+/// Address space that begins at a multiple of a whole chunk.
+pub(super) fn reserve_aligned(len: usize) -> Result<*mut u8, Errno> {
+    const CHUNK: usize = CHUNK_MAX * PAGE;
+    // SAFETY: a new mapping replaces nothing.
+    let start = unsafe { reserve(Place::Anywhere, len) }?;
+    if (start as usize).is_multiple_of(CHUNK) {
+        return Ok(start);
+    }
+    // SAFETY: as above, and what is unmapped was reserved here and is nobody's.
+    unsafe {
+        memory::unmap(start, len)?;
+        let start = reserve(Place::Anywhere, len + CHUNK)?;
+        let first = (start as usize).next_multiple_of(CHUNK) - start as usize;
+        if first > 0 {
+            memory::unmap(start, first)?;
+        }
+        let rest = CHUNK - first;
+        if rest > 0 {
+            memory::unmap(start.wrapping_add(first + len), rest)?;
+        }
+        Ok(start.wrapping_add(first))
     }
 }

@@ -1,14 +1,17 @@
 //! Heaps across fork: locks held over it, blocks copied, caches of lost threads emptied.
 
 use super::Inner;
-use super::arena::Arena;
+use super::arena::{Arena, reserve_aligned};
 use super::cache::Cache;
 use super::central::ClassList;
 use super::classes::{COUNT, SIZES, UNIT};
-use super::metadata::{FREE, Metadata, PAGES};
+use super::metadata::{Chunk, FREE, Metadata, PAGES};
 use super::{NO_CACHE, inner::Caches, lock};
 use crate::fork::ForkPolicy;
+use crate::keeper::{self, Inheritance};
 use crate::resident;
+use crate::wipe::wipe;
+use core::ops::Range;
 use core::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -115,10 +118,38 @@ impl LockedHeaps {
         denies
     }
 
-    /// Whether any heap lies in secret files.
-    pub(crate) fn any_secret_file(&self) -> bool {
+    /// Whether any heap's memory comes to no child by itself.
+    pub(crate) fn any_secret(&self) -> bool {
         let mut any = false;
         self.each(|inner| any |= !inner.keeper.copies_on_write());
+        any
+    }
+
+    /// Whether a child is to have contents that it cannot see.
+    pub(crate) fn any_to_hand_over(&self) -> bool {
+        let mut any = false;
+        let _ = self.arenas(|inner, arena| {
+            any |= inner.policy.fork() == ForkPolicy::Copy && arena.chunks().iter().any(is_unseen);
+            Ok(())
+        });
+        any
+    }
+
+    /// Whether all of a range is memory of heaps whose contents the child is to have.
+    pub(crate) fn hand_over(&self, range: &Range<usize>) -> bool {
+        let mut any = false;
+        let _ = self.arenas(|inner, arena| {
+            let base = arena.address(0) as usize;
+            if inner.policy.fork() != ForkPolicy::Copy
+                || !(base..base + arena.len()).contains(&range.start)
+            {
+                return Ok(());
+            }
+            let (first, pages) = ((range.start - base) / PAGE, range.len().div_ceil(PAGE));
+            let kept: usize = arena.pieces(first, pages).map(|(.., pages)| pages).sum();
+            any |= kept == pages;
+            Ok(())
+        });
         any
     }
 
@@ -126,14 +157,16 @@ impl LockedHeaps {
     /// after it, no longer.
     pub(crate) fn share_with_child(&self, inherit: bool) -> Result<(), Reason> {
         self.arenas(|inner, arena| {
-            let advice = match (inner.keeper.copies_on_write(), inner.policy.fork()) {
-                (false, ForkPolicy::Copy) if inherit => Advice::LinuxDoFork,
-                (false, ForkPolicy::Copy) => Advice::LinuxDontFork,
-                // Locked memory is inherited by copy-on-write, and emptied in the child where asked.
-                (true, ForkPolicy::Drop) if inherit => Advice::LinuxWipeOnFork,
-                _ => return Ok(()),
-            };
             for chunk in arena.chunks() {
+                let advice = match (chunk.keeper().inheritance(), inner.policy.fork()) {
+                    (Inheritance::Shared, ForkPolicy::Copy) if inherit => Advice::LinuxDoFork,
+                    (Inheritance::Shared, ForkPolicy::Copy) => Advice::LinuxDontFork,
+                    // Locked memory is inherited by copy-on-write, and emptied in the child where asked.
+                    (Inheritance::CopyOnWrite, ForkPolicy::Drop) if inherit => {
+                        Advice::LinuxWipeOnFork
+                    }
+                    _ => continue,
+                };
                 let start = arena.address(chunk.page as usize);
                 // SAFETY: a chunk of this heap; the advice changes nothing in this process.
                 unsafe { memory::advise(start, chunk.pages as usize * PAGE, advice) }
@@ -146,10 +179,13 @@ impl LockedHeaps {
     /// In the child: reserves the places of chunks that it did not inherit.
     pub(crate) fn reserve_holes(&self) -> Result<(), Reason> {
         self.arenas(|inner, arena| {
-            if inner.keeper.copies_on_write() || inner.policy.fork() == ForkPolicy::Copy {
-                return Ok(());
-            }
+            let copied = inner.policy.fork() == ForkPolicy::Copy;
             for chunk in arena.chunks() {
+                match chunk.keeper().inheritance() {
+                    Inheritance::CopyOnWrite => continue,
+                    Inheritance::Shared if copied => continue,
+                    Inheritance::Shared | Inheritance::Nothing => {}
+                }
                 let place = Place::Over(arena.address(chunk.page as usize));
                 // SAFETY: a place of this heap's, where nothing is.
                 unsafe { memory::reserve(place, chunk.pages as usize * PAGE) }
@@ -160,7 +196,9 @@ impl LockedHeaps {
     }
 
     /// In the child: gives it memory of its own at the same addresses. Returns the bytes copied.
-    pub(crate) fn rebuild_in_child(&self) -> Result<usize, Reason> {
+    ///
+    /// `fetch` copies from addresses of the parent's that the child does not see.
+    pub(crate) fn rebuild_in_child(&self, fetch: Fetch<'_>) -> Result<usize, Reason> {
         let mut copied = 0;
         self.arenas(|inner, arena| {
             if inner.keeper.copies_on_write() {
@@ -174,7 +212,7 @@ impl LockedHeaps {
                     }?;
                 }
             } else {
-                copied += replace_chunks(inner, arena)?;
+                copied += replace_chunks(inner, arena, fetch)?;
             }
             Ok(())
         })?;
@@ -192,8 +230,16 @@ impl Drop for LockedHeaps {
     }
 }
 
+/// Copies bytes from an address of the parent's to one of the child's own.
+pub(crate) type Fetch<'a> = &'a dyn Fn(usize, *mut u8, usize) -> Result<(), Reason>;
+
+/// Whether a child sees nothing of the chunk, whatever is advised.
+fn is_unseen(chunk: &Chunk) -> bool {
+    chunk.keeper().inheritance() == Inheritance::Nothing
+}
+
 /// Maps new chunks beside the old ones, copies what is in use, and moves them over.
-fn replace_chunks(inner: &Inner, arena: &Arena) -> Result<usize, Reason> {
+fn replace_chunks(inner: &Inner, arena: &mut Arena, fetch: Fetch<'_>) -> Result<usize, Reason> {
     let Some(end) = arena
         .chunks()
         .iter()
@@ -203,13 +249,15 @@ fn replace_chunks(inner: &Inner, arena: &Arena) -> Result<usize, Reason> {
         return Ok(0);
     };
     // A range of the same shape: what lies across two chunks is copied in one piece.
-    // SAFETY: a new mapping replaces nothing.
-    let shadow = unsafe { memory::reserve(Place::Anywhere, end * PAGE) }
+    let shadow = reserve_aligned(end * PAGE)
         .map_err(|errno| crate::keeper::refusal("mmap", errno, end * PAGE))?;
-    for chunk in arena.chunks() {
+    for index in 0..arena.chunks().len() {
+        let chunk = arena.chunks()[index];
         let place = Place::Over(shadow.wrapping_add(chunk.page as usize * PAGE));
         // SAFETY: inside the range reserved above.
-        unsafe { inner.keeper.map(place, chunk.pages as usize * PAGE) }?;
+        let (_, keeper) =
+            unsafe { keeper::map_or_next(chunk.keeper(), place, chunk.pages as usize * PAGE) }?;
+        arena.note_replacement(index, keeper);
     }
     for chunk in arena.chunks() {
         // Of the new chunk only what is made from here on exists.
@@ -222,7 +270,11 @@ fn replace_chunks(inner: &Inner, arena: &Arena) -> Result<usize, Reason> {
     }
     settle_runs(inner, arena, shadow)?;
     let mut copied = 0;
-    if inner.policy.fork() == ForkPolicy::Copy {
+    if inner.policy.fork() != ForkPolicy::Copy {
+        // It gets pages that are zero.
+    } else if arena.chunks().iter().any(is_unseen) {
+        copied += fetch_runs(inner, arena, shadow, fetch)?;
+    } else {
         each_span(arena, &inner.metadata, |first, pages, class| match class {
             Some(class) => {
                 each_block(first, class, |unit| {
@@ -256,7 +308,50 @@ fn replace_chunks(inner: &Inner, arena: &Arena) -> Result<usize, Reason> {
     }
     // SAFETY: reserved above; only empty reservation is left in it.
     let _ = unsafe { memory::unmap(shadow, end * PAGE) };
+    arena.replaced();
     Ok(copied)
+}
+
+/// Copies every run in use, those parts by way of the parent that this process does not see.
+fn fetch_runs(
+    inner: &Inner,
+    arena: &Arena,
+    shadow: *mut u8,
+    fetch: Fetch<'_>,
+) -> Result<usize, Reason> {
+    let mut copied = 0;
+    let mut result = Ok(());
+    each_span(arena, &inner.metadata, |first, pages, class| {
+        // SAFETY: the first unit of a run.
+        let dead = class.is_none() && unsafe { inner.metadata.state(first * PAGE / UNIT) } != PAGES;
+        if result.is_err() || dead {
+            return;
+        }
+        for (keeper, page, pages) in arena.pieces(first, pages) {
+            if keeper.inheritance() != Inheritance::Nothing {
+                // SAFETY: pages of a run, in both ranges.
+                copied += unsafe { copy_resident(inner, shadow, page, pages) };
+                continue;
+            }
+            let (from, len) = (arena.address(page) as usize, pages * PAGE);
+            result = fetch(from, shadow.wrapping_add(page * PAGE), len);
+            if result.is_err() {
+                return;
+            }
+            copied += len;
+        }
+        // Threads of the parent's go on: in what was free at the fork they may have written since.
+        let Some(class) = class else { return };
+        each_block(first, class, |unit| {
+            // SAFETY: a unit of a live span, whose block lies in the shadow.
+            unsafe {
+                if inner.metadata.state(unit) == FREE {
+                    wipe(shadow.add(unit * UNIT), SIZES[class] as usize);
+                }
+            }
+        });
+    });
+    result.map(|()| copied)
 }
 
 /// Settles every run in use: the child has it, whether it holds anything by now or not.
@@ -266,13 +361,20 @@ fn settle_runs(inner: &Inner, arena: &Arena, shadow: *mut u8) -> Result<(), Reas
         if result.is_err() {
             return;
         }
-        let start = shadow.wrapping_add(first * PAGE);
-        result = inner.keeper.settle(start, pages * PAGE).map(|settled| {
-            if settled {
-                // SAFETY: a run in use, and this thread is the only one of the child.
-                unsafe { inner.metadata.touched(first, pages) }.fill(1);
+        let mut all = true;
+        for (keeper, page, pages) in arena.replacement_pieces(first, pages) {
+            match keeper.settle(shadow.wrapping_add(page * PAGE), pages * PAGE) {
+                Ok(settled) => all &= settled,
+                Err(reason) => {
+                    result = Err(reason);
+                    return;
+                }
             }
-        });
+        }
+        if all {
+            // SAFETY: a run in use, and this thread is the only one of the child.
+            unsafe { inner.metadata.touched(first, pages) }.fill(1);
+        }
     });
     result
 }

@@ -10,7 +10,6 @@ use super::metadata::{FREE, Metadata, PAGES, Span};
 use super::{NO_CACHE, corrupted, forked, lock};
 use crate::keeper::{self, Keeper, refusal};
 use crate::policy::{Policy, Refused};
-use crate::resident;
 use crate::wipe::wipe;
 use core::cell::UnsafeCell;
 use core::ptr;
@@ -386,7 +385,7 @@ impl Inner {
                     wipe(start, len);
                     continue;
                 }
-                resident::each_run(start, len, |offset, len| {
+                self.keeper.each_run(start, len, |offset, len| {
                     wipe(start.add(offset), len);
                     known[offset / PAGE..(offset + len) / PAGE].fill(1);
                 });

@@ -6,6 +6,7 @@
 //! copy-on-write, and untouched parts cost nothing.
 
 use super::classes::UNIT;
+use crate::keeper::{KEEPERS, Keeper};
 use std::sync::atomic::{AtomicU8, Ordering};
 use strongroom_core::pool::RunPool;
 use strongroom_sys::memory::{self, Place};
@@ -48,6 +49,17 @@ pub(super) struct Chunk {
     pub pages: u32,
     /// Pages in spans.
     pub used: u32,
+    /// Who keeps it, by its place in [`KEEPERS`].
+    pub keeper: u16,
+    /// The same of the chunk that takes this one's place in a forked child.
+    pub replaced_by: u16,
+}
+
+impl Chunk {
+    /// Who keeps it.
+    pub(super) fn keeper(&self) -> &'static dyn Keeper {
+        KEEPERS[usize::from(self.keeper) % KEEPERS.len()]
+    }
 }
 
 /// How much heap one step of growing metadata serves, in pages: enough that every array grows by

@@ -392,6 +392,20 @@ impl Heap {
         Some(self.started()?.keeper.name())
     }
 
+    /// As whose memory the heap's pages are noted in the ledger, where their user changes their
+    /// access; `None` before its first use.
+    pub fn holder(&self) -> Option<crate::ledger::Holder> {
+        Some(crate::ledger::Holder::Heap(self.started()?.keeper))
+    }
+
+    /// How much each keeper keeps of what is mapped, in bytes, in the order of
+    /// [`crate::keeper::KEEPERS`]: one may stand in for another whose memory is used up.
+    pub fn kept(&self) -> [usize; crate::keeper::KEEPERS.len()] {
+        self.started().map_or([0; _], |inner| {
+            lock(&inner.arena).kept().map(|pages| pages * PAGE)
+        })
+    }
+
     /// Address and length in bytes of the lowest chunk; (0, 0) for a heap without any.
     pub fn first_chunk(&self) -> (usize, usize) {
         let Some(inner) = self.started() else {

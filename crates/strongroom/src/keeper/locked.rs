@@ -1,8 +1,9 @@
 //! The keeper of locked memory: ordinary pages that are never swapped or dumped.
 
-use super::{Keeper, refusal};
+use super::{Inheritance, Keeper, refusal};
 use strongroom_core::{Protections, Reason};
 use strongroom_sys::Errno;
+use strongroom_sys::maps::Mapping;
 use strongroom_sys::memory::{self, Advice, Place};
 
 /// mlock2(2) on anonymous memory.
@@ -40,8 +41,12 @@ impl Keeper for Locked {
         Ok(false)
     }
 
-    fn copies_on_write(&self) -> bool {
-        true
+    fn inheritance(&self) -> Inheritance {
+        Inheritance::CopyOnWrite
+    }
+
+    fn made(&self, mapping: &Mapping<'_>) -> bool {
+        !mapping.shared
     }
 
     unsafe fn restore_in_child(&self, start: *mut u8, len: usize) -> Result<(), Reason> {

@@ -1,11 +1,12 @@
 //! The keeper memfd_secret: pages that leave the kernel's direct map.
 
-use super::{Keeper, refusal};
+use super::{Inheritance, Keeper, refusal};
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, OnceLock};
 use strongroom_core::{Protections, Reason};
 use strongroom_sys::PAGE;
 use strongroom_sys::limits;
+use strongroom_sys::maps::Mapping;
 use strongroom_sys::memory::{self, Advice, Place};
 use strongroom_sys::{process, secret_memory};
 
@@ -70,8 +71,12 @@ impl Keeper for Secretmem {
             .map_err(|_| super::over_lock_limit(len))
     }
 
-    fn copies_on_write(&self) -> bool {
-        false
+    fn inheritance(&self) -> Inheritance {
+        Inheritance::Shared
+    }
+
+    fn made(&self, mapping: &Mapping<'_>) -> bool {
+        mapping.is_secretmem()
     }
 
     unsafe fn restore_in_child(&self, _start: *mut u8, _len: usize) -> Result<(), Reason> {

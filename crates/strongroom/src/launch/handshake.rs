@@ -26,7 +26,7 @@ pub struct Handshake {
     pub region_address: u64,
     /// Its length in bytes.
     pub region_length: u64,
-    /// 1 where the region is memfd_secret memory, 0 where it is locked memory.
+    /// 1 where the region is the kernel driver's or memfd_secret memory, 0 where it is locked memory.
     pub region_is_secretmem: u32,
     /// 1 where the process was made non-dumpable.
     pub non_dumpable: u32,

@@ -6,8 +6,10 @@ mod program;
 pub(super) use machine::Machine;
 
 use crate::args::VictimArg;
+use std::path::Path;
 use std::sync::Arc;
-use strongroom_guest::backing::{Attributes, Backing, Pair, Plain, Poison};
+use strongroom_core::driver;
+use strongroom_guest::backing::{Attributes, Backing, Driver, Pair, Plain, Poison};
 use strongroom_guest::{Error, Side, kvm};
 use strongroom_probe::attack::{Owner, Visitor};
 
@@ -20,12 +22,19 @@ const fn visitor(name: &'static str, argument: &'static str) -> Visitor {
     }
 }
 
-/// What the attackers know of them.
-pub(super) const VISITORS: [Visitor; 4] = [
+/// What the attackers know of those that there are here.
+pub(super) fn visitors() -> impl Iterator<Item = Visitor> {
+    let driver = Path::new(driver::DEVICE).exists();
+    let there = move |visitor: &Visitor| driver || visitor.argument != "guest-driver";
+    VISITORS.into_iter().filter(there)
+}
+
+const VISITORS: [Visitor; 5] = [
     visitor("guest-plain", "guest-plain"),
     visitor("strongroom-guest-poison", "guest-poison"),
     visitor("strongroom-guest-pair", "guest-pair"),
     visitor("strongroom-guest-attributes", "guest-attributes"),
+    visitor("strongroom-guest-driver", "guest-driver"),
 ];
 
 /// How a guest's memory is kept.
@@ -35,6 +44,7 @@ pub(super) enum Kept {
     Poison,
     Pair,
     Attributes,
+    Driver,
 }
 
 impl Kept {
@@ -45,6 +55,7 @@ impl Kept {
             VictimArg::GuestPoison => Some(Self::Poison),
             VictimArg::GuestPair => Some(Self::Pair),
             VictimArg::GuestAttributes => Some(Self::Attributes),
+            VictimArg::GuestDriver => Some(Self::Driver),
             _ => None,
         }
     }
@@ -55,6 +66,7 @@ impl Kept {
             Self::Poison => Box::new(Poison::new(len)?),
             Self::Pair => Box::new(Pair::new(machine, len, Side::Shared)?),
             Self::Attributes => Box::new(Attributes::new(machine, len, Side::Shared)?),
+            Self::Driver => Box::new(Driver::new(len)?),
         })
     }
 }

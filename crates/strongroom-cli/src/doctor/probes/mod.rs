@@ -1,5 +1,6 @@
 //! The probes: each finds one thing out, by doing where that is possible.
 
+mod driver;
 mod keepers;
 mod kernel;
 mod limits;
@@ -16,6 +17,7 @@ pub(super) fn report() -> Report {
     let (memlock, enough) = limits::memlock();
     let (keepers, level) = keepers::all();
     let mut checks = keepers;
+    checks.extend(driver::all());
     checks.extend([
         kernel::direct_map(),
         kernel::image_alias(),

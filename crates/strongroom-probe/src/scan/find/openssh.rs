@@ -1,8 +1,8 @@
 //! Private keys as OpenSSH writes them (PROTOCOL.key and PROTOCOL.agent of OpenSSH).
 
 use super::{Found, Identity, Kind, View};
-use ssh_encoding::Decode;
-use ssh_key::private::{KeypairData, PrivateKey};
+use crate::scan::openssh;
+use ssh_key::private::KeypairData;
 use ssh_key::public::KeyData;
 use ssh_key::{HashAlg, Mpint};
 
@@ -12,9 +12,7 @@ const LONGEST: usize = 12 << 10;
 /// A file's contents after the base64: `openssh-key-v1`.
 pub(super) fn file_at(view: &View<'_>, place: usize) -> Option<Found> {
     let bytes = view.after(place);
-    let mut rest = bytes.get(..LONGEST).unwrap_or(bytes);
-    let before = rest.len();
-    let key = PrivateKey::decode(&mut rest).ok()?;
+    let (key, length) = openssh::file(bytes.get(..LONGEST).unwrap_or(bytes))?;
     let encrypted = if key.is_encrypted() {
         ", encrypted"
     } else {
@@ -24,7 +22,7 @@ pub(super) fn file_at(view: &View<'_>, place: usize) -> Option<Found> {
         kind: Kind::OpenSsh,
         what: format!("openssh-key-v1{encrypted}"),
         address: view.base + place as u64,
-        length: (before - rest.len()) as u64,
+        length: length as u64,
         identity: identity(key.public_key().key_data()),
     })
 }
@@ -43,14 +41,12 @@ pub(super) fn blob_at(view: &View<'_>, place: usize) -> Option<Found> {
 
 /// The length and the owner of a private key's numbers.
 pub(super) fn blob(bytes: &[u8]) -> Option<(usize, Identity)> {
-    let mut rest = bytes.get(..LONGEST).unwrap_or(bytes);
-    let before = rest.len();
-    let pair = KeypairData::decode(&mut rest).ok()?;
+    let (pair, length) = openssh::keypair(bytes.get(..LONGEST).unwrap_or(bytes))?;
     if !is_sound(&pair) {
         return None;
     }
     let public = KeyData::try_from(&pair).ok()?;
-    Some((before - rest.len(), identity(&public)))
+    Some((length, identity(&public)))
 }
 
 /// Ed25519 says its public half twice, and the decoder compares; the others are compared here.

@@ -1,16 +1,16 @@
 //! Keys of OpenSSH's own format.
 
 use super::{Ask, Key, Unusable, curve, rsa};
+use crate::scan::openssh;
 use ssh_key::HashAlg;
 use ssh_key::private::{KeypairData, PrivateKey};
 
 pub(super) fn parse(block: &[u8], ask: Ask<'_>) -> Result<Key, Unusable> {
-    let mut key = PrivateKey::from_openssh(block).map_err(|_| Unusable::NotAKey)?;
+    let contents = openssh::contents(block).ok_or(Unusable::NotAKey)?;
+    let mut key = whole(&contents).ok_or(Unusable::NotAKey)?;
     if key.is_encrypted() {
         let passphrase = ask().map_err(Unusable::NoPassphrase)?;
-        key = key
-            .decrypt(passphrase.as_bytes())
-            .map_err(|_| Unusable::Passphrase)?;
+        key = openssh::decrypt(&key, &contents, &passphrase).ok_or(Unusable::Passphrase)?;
     }
     let parts = match key.key_data() {
         KeypairData::Rsa(pair) => {
@@ -38,7 +38,13 @@ pub(super) fn parse(block: &[u8], ask: Ask<'_>) -> Result<Key, Unusable> {
 
 /// The public half is in the clear, also where the key is encrypted.
 pub(super) fn identify(block: &[u8]) -> Option<(String, Option<String>)> {
-    let key = PrivateKey::from_openssh(block).ok()?;
+    let key = whole(&openssh::contents(block)?)?;
     let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
     Some((key.public_key().algorithm().to_string(), Some(fingerprint)))
+}
+
+/// The key that takes all of the bytes.
+fn whole(contents: &[u8]) -> Option<PrivateKey> {
+    let (key, length) = openssh::file(contents)?;
+    (length == contents.len()).then_some(key)
 }

@@ -231,7 +231,10 @@ impl Walk<'_, '_> {
         if self.ended || matches!(backing, Backing::Kernel | Backing::Device) {
             return;
         }
-        if matches!(backing, Backing::Secret | Backing::SecretPerhaps) {
+        if matches!(
+            backing,
+            Backing::Secret | Backing::SecretPerhaps | Backing::Driver
+        ) {
             let mut byte = [0];
             if self.live.memory.read_at(&mut byte, range.start).is_err() {
                 self.unread.push(range);
