@@ -16,6 +16,15 @@ fn obstacle(t: &Thread<'_>, at: usize, bytes: usize) -> Option<i32> {
     }
 }
 
+/// Whether that errno has its reason there: where there are both, the kernel says of the first that it meets.
+fn hinders(t: &Thread<'_>, at: usize, bytes: usize, errno: i32) -> bool {
+    match errno {
+        libc::EPERM => t.model.has_frozen(at, bytes),
+        libc::EINVAL => t.model.cuts_huge(at, bytes),
+        _ => false,
+    }
+}
+
 /// munmap, or another mapping over it.
 pub(crate) fn unmap(t: &mut Thread<'_>) {
     // Everything in the thread's own address space, at times.
@@ -40,7 +49,7 @@ pub(crate) fn unmap(t: &mut Thread<'_>) {
     };
     match (answer, expected) {
         (Ok(_), None) => t.model.unmapped(at, bytes),
-        (Err(errno), Some(wanted)) if errno == wanted => {}
+        (Err(errno), Some(_)) if hinders(t, at, bytes, errno) => {}
         // Nothing of it is gone.
         (Err(_), _) if t.failing => {}
         (answer, expected) => t.wrong(&format!(
@@ -71,7 +80,7 @@ pub(crate) fn protect(t: &mut Thread<'_>) {
         // It had that protection: nothing is cut.
         (Ok(_), Some(libc::EINVAL)) if !denied && protection == piece.protection => {}
         (Err(libc::EACCES), _) if denied => {}
-        (Err(errno), Some(wanted)) if errno == wanted => {}
+        (Err(errno), Some(_)) if hinders(t, at, bytes, errno) => {}
         (answer, _) => t.wrong(&format!(
             "mprotect {bytes:#x} at {at:#x} to {protection}: {answer:?}, denied {denied}, expected {obstacle:?}"
         )),
@@ -104,7 +113,7 @@ fn shrink(t: &mut Thread<'_>, piece: &Piece) {
     match (mremap(at, old, new, 0, 0), expected) {
         (Ok(_), None) if rest != 0 => t.model.unmapped(tail, rest),
         (Ok(_), None) => {}
-        (Err(errno), Some(wanted)) if errno == wanted => {}
+        (Err(errno), Some(_)) if hinders(t, at, old, errno) || hinders(t, tail, rest, errno) => {}
         // Several mappings of the kernel's, where madvise cut it, and nothing to be done.
         (Err(libc::EFAULT), None) if rest == 0 => {}
         (Err(_), _) if t.failing => {}
