@@ -31,7 +31,10 @@ fn driver(len: usize) -> Option<Driver> {
         ),
         "{error}"
     );
-    skipped("the driver is not loaded");
+    // `cargo xtask test` runs them in a virtual machine, too.
+    if std::env::var_os("STRONGROOM_DRIVER_ELSEWHERE").is_none() {
+        skipped("the driver is not loaded");
+    }
     None
 }
 

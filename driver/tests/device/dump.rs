@@ -1,6 +1,6 @@
 //! The page tables as debugfs shows them, where the kernel has CONFIG_PTDUMP_DEBUGFS.
 
-use crate::object::skip;
+use crate::object::skip_on_this_kernel;
 use std::fs;
 use std::ops::Range;
 
@@ -27,7 +27,7 @@ pub(crate) fn dump(name: &str) -> Option<Vec<(String, Vec<Line>)>> {
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) => {
-            skip(&format!("{path}: {error}"));
+            skip_on_this_kernel("STRONGROOM_PTDUMP", &format!("{path}: {error}"));
             return None;
         }
     };

@@ -18,13 +18,33 @@ pub(crate) fn alone() -> Option<MutexGuard<'static, ()>> {
     None
 }
 
-/// Says that a test cannot run here; where STRONGROOM_NO_SKIP is set, that is a failure.
+/// Says that a test cannot run here; where STRONGROOM_NO_SKIP is set, that is a failure. But STRONGROOM_DRIVER_ELSEWHERE
+/// says that all of these run where the driver is, too: in the virtual machine of `cargo xtask test`.
 pub(crate) fn skip(reason: &str) {
     let test = std::thread::current().name().unwrap_or("?").to_owned();
+    if std::env::var_os("STRONGROOM_DRIVER_ELSEWHERE").is_some() {
+        let _ = writeln!(std::io::stderr(), "{test}: left to the virtual machine");
+        return;
+    }
     assert!(
         std::env::var_os("STRONGROOM_NO_SKIP").is_none_or(|v| v == "0" || v.is_empty()),
         "{test} cannot run here: {reason}; STRONGROOM_NO_SKIP makes that a failure"
     );
+    note(&test, reason);
+}
+
+/// The same for what some kernels have and others do not: where `variable` is set this one has it, and its absence is a
+/// failure.
+pub(crate) fn skip_on_this_kernel(variable: &str, reason: &str) {
+    let test = std::thread::current().name().unwrap_or("?").to_owned();
+    assert!(
+        std::env::var_os(variable).is_none(),
+        "{test} cannot run here: {reason}; {variable} says that this kernel can"
+    );
+    note(&test, &format!("not on this kernel: {reason}"));
+}
+
+fn note(test: &str, reason: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
     if let Some(path) = std::env::var_os("STRONGROOM_SKIP_LOG") {
         let log = fs::File::options().append(true).create(true).open(path);

@@ -2,7 +2,7 @@
 //! The kernels built here have them in debugfs (CONFIG_PTDUMP_DEBUGFS).
 
 use crate::dump::{Line, direct_map, dump};
-use crate::object::{Object, alone, errno, skip};
+use crate::object::{Object, alone, errno, skip_on_this_kernel};
 use std::fs;
 use std::ops::Range;
 use strongroom_core::driver::{HUGE_PAGE, Mode, PAGE};
@@ -83,7 +83,8 @@ fn entry(address: usize) -> Option<Line> {
 fn an_entry_has_the_memory_type_and_the_size_of_the_mode() {
     let Some(_alone) = alone() else { return };
     if !fs::exists("/sys/kernel/debug/page_tables/kernel").unwrap() {
-        skip("the kernel shows no page tables (CONFIG_PTDUMP_DEBUGFS)");
+        let reason = "the kernel shows no page tables (CONFIG_PTDUMP_DEBUGFS)";
+        skip_on_this_kernel("STRONGROOM_PTDUMP", reason);
         return;
     }
     // Linux's table of types (arch/x86/mm/pat/memtype.c, 6.12): entry 0 is WB, 1 is WC, 3 is UC.

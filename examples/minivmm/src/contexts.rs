@@ -2,13 +2,13 @@
 
 use crate::guest::{self, Op};
 use crate::layout::{ANSWERS, MARK, REQUESTS, SECRET, STUB};
-use crate::machine::{Cannot, Machine, Mode};
+use crate::machine::{Cannot, Machine};
 use crate::processor::{self, Left, Wrong};
 use kvm_bindings::kvm_regs;
 use std::sync::Arc;
 use std::time::Instant;
 use strongroom_guest::PAGE;
-use strongroom_guest::kvm::{Desk, Limits, Vcpu};
+use strongroom_guest::kvm::{Desk, Limits, Privilege, Vcpu};
 use strongroom_guest::page_table::{Context, Tables, shadowed};
 
 /// How many contexts are made, to see what one costs.
@@ -53,13 +53,13 @@ pub(crate) fn try_out(
     let refused = tables
         .context()
         .map(|mut context| Machine::map_secret(&mut context))?;
-    let mut first = machine.processor(1, &owner, Mode::User, kvm_regs::default())?;
+    let mut first = machine.processor(1, &owner, Privilege::User, kvm_regs::default())?;
     let owner_reads = match read(machine, &mut first) {
         Ok(MARK) if refused.is_err() => Ok(()),
         Ok(MARK) => Err("a second context was given the page".to_owned()),
         found => Err(format!("{found:x?}")),
     };
-    let mut second = machine.processor(2, &other, Mode::User, kvm_regs::default())?;
+    let mut second = machine.processor(2, &other, Privilege::User, kvm_regs::default())?;
     let other_faults = faulted(read(machine, &mut second));
 
     let moves = match shadowed() {
@@ -85,7 +85,7 @@ pub(crate) fn try_out(
         rcx: u64::from(GUEST_SWITCHES / 2),
         ..Default::default()
     };
-    let mut vcpu = machine.processor(3, &owner, Mode::Kernel, regs)?;
+    let mut vcpu = machine.processor(3, &owner, Privilege::Kernel, regs)?;
     let begin = Instant::now();
     let guest_switch_ns = match leave(machine, &mut vcpu) {
         Ok(()) => Ok(each(begin, GUEST_SWITCHES)),
@@ -121,7 +121,7 @@ fn change_hands(
     let early = Machine::map_secret(other);
     owner.flush([first.fd()])?;
     Machine::map_secret(other)?;
-    let mut third = machine.processor(4, other, Mode::User, kvm_regs::default())?;
+    let mut third = machine.processor(4, other, Privilege::User, kvm_regs::default())?;
     Ok(match read(machine, &mut third) {
         Ok(MARK) if early.is_err() => faulted(read(machine, first)),
         Ok(MARK) => Err("it was given away before the flush".to_owned()),

@@ -3,12 +3,12 @@
 use crate::guest;
 use crate::layout::{self, ANSWERS, PROGRAM, REQUESTS, SECRET, STATE, STUB, WORK};
 use crate::options::Choice;
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_X86_SW_PROTECTED_VM, kvm_regs, kvm_segment};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_X86_SW_PROTECTED_VM, kvm_regs};
 use kvm_ioctls::{Kvm, VmFd};
 use std::sync::Arc;
 use std::time::Duration;
 use strongroom_guest::backing::{self, Attributes, Backing, Pair, Plain, Poison};
-use strongroom_guest::kvm::{self, Layout, Vcpu};
+use strongroom_guest::kvm::{self, Layout, Privilege, Vcpu, segments};
 use strongroom_guest::page_table::{Access, Context, Features, Sharing, Size, Tables, shadowed};
 use strongroom_guest::{Contents, GuestRam, GuestRegion, PAGE, Side};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryError, MemoryRegionAddress};
@@ -164,7 +164,7 @@ impl Machine {
         &self,
         id: u64,
         context: &Context<'_, '_>,
-        mode: Mode,
+        privilege: Privilege,
         regs: kvm_regs,
     ) -> Result<Vcpu, Cannot> {
         let vcpu = self.vm.create_vcpu(id).map_err(said("KVM_CREATE_VCPU"))?;
@@ -174,46 +174,8 @@ impl Machine {
             .map_err(said("KVM_GET_SUPPORTED_CPUID"))?;
         vcpu.set_cpuid2(&cpuid).map_err(said("KVM_SET_CPUID2"))?;
         let mut sregs = vcpu.get_sregs().map_err(said("KVM_GET_SREGS"))?;
-        let (dpl, code, data) = match mode {
-            Mode::User => (3, 0x33, 0x2b),
-            Mode::Kernel => (0, 0x10, 0x18),
-        };
-        let segment = |selector, type_| kvm_segment {
-            limit: u32::MAX,
-            selector,
-            type_,
-            present: 1,
-            dpl,
-            s: 1,
-            g: 1,
-            ..Default::default()
-        };
-        // Code, readable, accessed; data, writable, accessed.
-        sregs.cs = kvm_segment {
-            l: 1,
-            ..segment(code, 11)
-        };
-        let data = kvm_segment {
-            db: 1,
-            ..segment(data, 3)
-        };
-        (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
-        sregs.tr = kvm_segment {
-            base: STUB + guest::TASK,
-            limit: guest::TASK_LEN as u32 - 1,
-            selector: 0x40,
-            // A 64-bit TSS, busy.
-            type_: 11,
-            present: 1,
-            ..Default::default()
-        };
-        sregs.ldt = kvm_segment {
-            unusable: 1,
-            ..Default::default()
-        };
-        // No handlers: a fault is a triple fault, and ends KVM_RUN.
-        sregs.idt.limit = 0;
-        sregs.gdt.limit = 0;
+        let task = STUB + guest::TASK;
+        segments(&mut sregs, privilege, task, guest::TASK_LEN as u32 - 1);
         // AM, WP, NE, ET, MP; OSXMMEXCPT, OSFXSR; SCE. The context sets the rest.
         sregs.cr0 = 0x0005_0032;
         sregs.cr4 = 0x600;
@@ -228,13 +190,6 @@ impl Machine {
         vcpu.set_regs(&regs).map_err(said("KVM_SET_REGS"))?;
         Ok(self.memory.enroll(vcpu))
     }
-}
-
-/// How a processor starts.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Mode {
-    User,
-    Kernel,
 }
 
 /// Whether a region has private pages at all.

@@ -23,7 +23,7 @@ use clap::Parser;
 use kvm_bindings::kvm_regs;
 use layout::{ANSWERS, PROGRAM, REQUESTS, STACK_END, STATE, STUB, TABLES, TABLES_LEN, WORK};
 use load::{Device, Reads};
-use machine::{Cannot, Machine, Mode, keeps_private};
+use machine::{Cannot, Machine, keeps_private};
 use options::Options;
 use processor::Bell;
 use report::{Check, Outcome, Report};
@@ -33,7 +33,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use strongroom_guest::kvm::{self, Desk, Limits};
+use strongroom_guest::kvm::{self, Desk, Limits, Privilege};
 use strongroom_guest::page_table::Tables;
 
 fn main() -> ExitCode {
@@ -69,7 +69,7 @@ fn run(options: &Options) -> Result<bool, Cannot> {
         r15: STUB,
         ..Default::default()
     };
-    let mut vcpu = machine.processor(0, &context, Mode::User, regs)?;
+    let mut vcpu = machine.processor(0, &context, Privilege::User, regs)?;
     let rings = Rings::new(region, REQUESTS, ANSWERS)?;
     let limits = Limits {
         most: load::MOST_PAGES as u32,

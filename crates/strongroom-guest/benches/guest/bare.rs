@@ -3,12 +3,13 @@
 use kvm_bindings::{
     KVM_CAP_DISABLE_QUIRKS2, KVM_MAX_CPUID_ENTRIES, KVM_MEM_GUEST_MEMFD, KVM_MP_STATE_RUNNABLE,
     KVM_X86_QUIRK_SLOT_ZAP_ALL, kvm_create_guest_memfd, kvm_enable_cap, kvm_mp_state, kvm_regs,
-    kvm_segment, kvm_userspace_memory_region2,
+    kvm_userspace_memory_region2,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::mm::{MapFlags, ProtFlags};
 use strongroom_guest::PAGE;
+use strongroom_guest::kvm::{Privilege, segments};
 use strongroom_sys::memory::{self, Advice};
 
 pub(crate) const LARGE: usize = 2 << 20;
@@ -169,33 +170,8 @@ impl Bare {
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
         self.vcpu.set_cpuid2(&cpuid).unwrap();
         let mut sregs = self.vcpu.get_sregs().unwrap();
-        let segment = |selector, type_| kvm_segment {
-            limit: u32::MAX,
-            selector,
-            type_,
-            present: 1,
-            dpl: 3,
-            s: 1,
-            g: 1,
-            ..Default::default()
-        };
-        sregs.cs = kvm_segment {
-            l: 1,
-            ..segment(0x33, 11)
-        };
-        let data = kvm_segment {
-            db: 1,
-            ..segment(0x2b, 3)
-        };
-        (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
-        sregs.tr = kvm_segment {
-            base: TASK as u64,
-            limit: (TASK_SIZE + 0x2000) as u32,
-            selector: 0x40,
-            type_: 11,
-            present: 1,
-            ..Default::default()
-        };
+        let limit = (TASK_SIZE + 0x2000) as u32;
+        segments(&mut sregs, Privilege::User, TASK as u64, limit);
         (sregs.cr0, sregs.cr4, sregs.efer) = (0x8005_0033, 0x620, 0xd01);
         sregs.cr3 = ROOT as u64;
         self.vcpu.set_sregs(&sregs).unwrap();

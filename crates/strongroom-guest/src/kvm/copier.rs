@@ -17,12 +17,12 @@
 //! first needed. An entry never changes once it is there, so that nothing that the
 //! kernel or the processor remembers of the tables gets stale.
 
-use super::{GuestMemfd, Kind, Machine, Slot, Source};
+use super::{GuestMemfd, Kind, Machine, Privilege, Slot, Source, segments};
 use crate::mapping::Mapping;
 use crate::{Error, PAGE};
 use kvm_bindings::{
     CpuId, KVM_CAP_MEMORY_ATTRIBUTES, KVM_MEMORY_ATTRIBUTE_PRIVATE, KVM_MP_STATE_RUNNABLE,
-    kvm_memory_attributes, kvm_mp_state, kvm_regs, kvm_segment,
+    kvm_memory_attributes, kvm_mp_state, kvm_regs,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use rustix::fd::AsFd;
@@ -201,42 +201,9 @@ impl Copier {
     /// Puts the processor into 64-bit user mode, which runs at full speed on every host.
     fn arrange(&self) -> Result<(), Error> {
         let mut sregs = self.vcpu.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))?;
-        let segment = |selector, type_| kvm_segment {
-            limit: u32::MAX,
-            selector,
-            type_,
-            present: 1,
-            dpl: 3,
-            s: 1,
-            g: 1,
-            ..Default::default()
-        };
-        // Code, readable, accessed; data, writable, accessed.
-        sregs.cs = kvm_segment {
-            l: 1,
-            ..segment(0x33, 11)
-        };
-        let data = kvm_segment {
-            db: 1,
-            ..segment(0x2b, 3)
-        };
-        (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
-        sregs.tr = kvm_segment {
-            base: self.scratch + TASK as u64,
-            limit: (TASK_SIZE + PORTS / 8) as u32,
-            selector: 0x40,
-            // A 64-bit TSS, busy.
-            type_: 11,
-            present: 1,
-            ..Default::default()
-        };
-        sregs.ldt = kvm_segment {
-            unusable: 1,
-            ..Default::default()
-        };
-        // No handlers: a fault is a triple fault, and ends KVM_RUN.
-        sregs.idt.limit = 0;
-        sregs.gdt.limit = 0;
+        let task = self.scratch + TASK as u64;
+        let limit = (TASK_SIZE + PORTS / 8) as u32;
+        segments(&mut sregs, Privilege::User, task, limit);
         // PG, AM, WP, NE, ET, MP, PE; OSXMMEXCPT, OSFXSR, PAE; NXE, LMA, LME, SCE.
         sregs.cr0 = 0x8005_0033;
         sregs.cr4 = 0x620;

@@ -48,6 +48,7 @@ mod gate;
 mod guest_memfd;
 mod rate;
 pub mod request;
+mod segments;
 mod slots;
 mod vcpu;
 
@@ -58,6 +59,7 @@ pub use gate::Gate;
 pub(crate) use guest_memfd::{GuestMemfd, Kind, punch, resident};
 pub use rate::Limits;
 pub use request::Desk;
+pub use segments::{Privilege, segments};
 pub use slots::{Slot, Slots, Source};
 pub use vcpu::{Interrupter, Vcpu};
 

@@ -3,14 +3,16 @@
 #![allow(dead_code)]
 
 use core::arch::global_asm;
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_X86_SW_PROTECTED_VM, kvm_regs, kvm_segment};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_X86_SW_PROTECTED_VM, kvm_regs};
 use kvm_ioctls::{Kvm, VcpuExit};
 use std::sync::Arc;
 use std::time::Duration;
 use strongroom_guest::backing::{Attributes, Pair, Poison};
 use strongroom_guest::kvm::exit::{Outcome, Stop};
 use strongroom_guest::kvm::request::{PORT, Request};
-use strongroom_guest::kvm::{Desk, Interrupter, Layout, Limits, Machine, Slot, Source, Vcpu};
+use strongroom_guest::kvm::{
+    Desk, Interrupter, Layout, Limits, Machine, Privilege, Slot, Source, Vcpu, segments,
+};
 use strongroom_guest::{Backing, Contents, Error, GuestRam, GuestRegion, PAGE, Side};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
@@ -340,33 +342,7 @@ impl Guest {
         let fd = self.machine.vm().create_vcpu(number).unwrap();
         fd.set_cpuid2(&self.cpuid).unwrap();
         let mut sregs = fd.get_sregs().unwrap();
-        let segment = |selector, type_| kvm_segment {
-            limit: u32::MAX,
-            selector,
-            type_,
-            present: 1,
-            dpl: 3,
-            s: 1,
-            g: 1,
-            ..Default::default()
-        };
-        sregs.cs = kvm_segment {
-            l: 1,
-            ..segment(0x33, 11)
-        };
-        let data = kvm_segment {
-            db: 1,
-            ..segment(0x2b, 3)
-        };
-        (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
-        sregs.tr = kvm_segment {
-            base: TASK as u64,
-            limit: TASK_LIMIT,
-            selector: 0x40,
-            type_: 11,
-            present: 1,
-            ..Default::default()
-        };
+        segments(&mut sregs, Privilege::User, TASK as u64, TASK_LIMIT);
         (sregs.cr0, sregs.cr4, sregs.efer) = (0x8005_0033, 0x620, 0xd01);
         sregs.cr3 = ROOT as u64;
         fd.set_sregs(&sregs).unwrap();

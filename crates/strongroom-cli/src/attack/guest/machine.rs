@@ -2,7 +2,7 @@
 
 use super::Kept;
 use super::program::{self, ANSWER, Command, DONE};
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_X86_SW_PROTECTED_VM, kvm_regs, kvm_segment};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_X86_SW_PROTECTED_VM, kvm_regs};
 use kvm_ioctls::{Kvm, VcpuExit, VmFd};
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use strongroom_guest::backing::{Backing, Plain};
 use strongroom_guest::kvm::exit::Outcome;
 use strongroom_guest::kvm::request::{Function, KEEP, PORT};
-use strongroom_guest::kvm::{self, Desk, Layout, Limits, Vcpu};
+use strongroom_guest::kvm::{self, Desk, Layout, Limits, Privilege, Vcpu, segments};
 use strongroom_guest::{Contents, GuestRam, GuestRegion, PAGE, Side};
 use strongroom_probe::victim::{LENGTH, Monitor, OFFSET, UnderSlice};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
@@ -166,34 +166,7 @@ fn processor(kvm: &Kvm, vm: &VmFd) -> Result<kvm_ioctls::VcpuFd, String> {
         .map_err(because("KVM_GET_SUPPORTED_CPUID"))?;
     fd.set_cpuid2(&cpuid).map_err(because("KVM_SET_CPUID2"))?;
     let mut sregs = fd.get_sregs().map_err(because("KVM_GET_SREGS"))?;
-    let segment = |selector, type_| kvm_segment {
-        limit: u32::MAX,
-        selector,
-        type_,
-        present: 1,
-        dpl: 3,
-        s: 1,
-        g: 1,
-        ..Default::default()
-    };
-    sregs.cs = kvm_segment {
-        l: 1,
-        ..segment(0x33, 11)
-    };
-    let data = kvm_segment {
-        db: 1,
-        ..segment(0x2b, 3)
-    };
-    (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
-    sregs.tr = kvm_segment {
-        base: TASK,
-        limit: TASK_LIMIT,
-        selector: 0x40,
-        // A 64-bit TSS, busy.
-        type_: 11,
-        present: 1,
-        ..Default::default()
-    };
+    segments(&mut sregs, Privilege::User, TASK, TASK_LIMIT);
     (sregs.cr0, sregs.cr4, sregs.efer) = (0x8005_0033, 0x620, 0xd01);
     sregs.cr3 = ROOT;
     fd.set_sregs(&sregs).map_err(because("KVM_SET_SREGS"))?;
