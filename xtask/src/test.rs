@@ -95,10 +95,10 @@ fn on_another_kernel(what: &str, run: &vm::Args, root: &Path, skips: &Path) -> R
             let _ = writeln!(log, "{skip}");
         }
     }
-    // What this kernel has not, another one has, and says so by itself where it should.
+    // What this kernel or an emulated processor has not, another one has.
     let first = skipped
         .iter()
-        .find(|skip| !skip.contains(": not on this kernel: "));
+        .find(|skip| !skip.contains(": only elsewhere: "));
     match first {
         Some(first)
             if std::env::var_os("STRONGROOM_NO_SKIP")

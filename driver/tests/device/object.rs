@@ -41,7 +41,7 @@ pub(crate) fn skip_on_this_kernel(variable: &str, reason: &str) {
         std::env::var_os(variable).is_none(),
         "{test} cannot run here: {reason}; {variable} says that this kernel can"
     );
-    note(&test, &format!("not on this kernel: {reason}"));
+    note(&test, &format!("only elsewhere: {reason}"));
 }
 
 fn note(test: &str, reason: &str) {

@@ -19,7 +19,7 @@ attack() {
         claims[victim]++
         if (result == \"held\") next
         if (result == \"leaked\" || attack !~ /^(cache|overflow-double)$/) bad++
-        print \"attack: \" attack \" on \" victim \": \" $4 >> log_
+        print \"attack: \" attack \" on \" victim \": only elsewhere: \" $4 >> log_
     }
     END {
         for (v in claims) { print v \": \" claims[v] \" attacks on what is claimed\"; victims++ }
