@@ -43,8 +43,8 @@ use verdict::{count_of, judge, summarize};
 const APPEND: &str = "console=ttyS0 panic=-1 oops=panic pti=on";
 /// The driver's memory: two ranges, so that it is known to serve several.
 const CARVE_OUTS: &str = "memmap=192M$1G memmap=64M$1536M";
-/// How many lines of the console are shown where a guest failed.
-const TAIL: usize = 40;
+/// How many lines of the console are shown where a guest failed: a panic has up to 60.
+const TAIL: usize = 80;
 
 /// The exit status that says so.
 pub(crate) const UNAVAILABLE: u8 = 77;
