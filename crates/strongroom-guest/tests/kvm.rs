@@ -247,8 +247,9 @@ fn few_slots_are_split_and_merged() {
 fn slots_stay_split_while_there_are_many() {
     let Some(kvm) = kvm() else { return };
     let vm = machine(&kvm, 0, Some(64)).unwrap();
-    let Ok(pair) = Pair::new(&vm, 8 * MIB, Side::Shared) else {
-        return skipped("no pair here");
+    let pair = match Pair::new(&vm, 8 * MIB, Side::Shared) {
+        Ok(pair) => pair,
+        Err(error) => return lacking("pair", error),
     };
     let guest = Guest::new(&kvm, vm, pair, PLENTY);
     let slots = guest.machine.slots().clone();

@@ -296,7 +296,8 @@ const SUITES: [Suite; 9] = [
             ("strongroom-guest", "memory_error", SCOPE_0),
             ("strongroom-guest", "page_table", SCOPE_0),
             ("strongroom-guest", "vm_memory", SCOPE_0),
-            ("strongroom-guest", "storm", SCOPE_0),
+            // Not the storm: under QEMU's emulation of nested paging one of twenty runs ends in a processor's
+            // shutdown, which no machine with KVM of its own has shown. By its name it runs here, too.
             ("minivmm", "minivmm", SCOPE_0),
         ],
         needs: GUESTS,
