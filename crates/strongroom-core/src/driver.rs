@@ -82,7 +82,7 @@ bitflags::bitflags! {
 }
 
 /// The answer to [`GET_ABI`]; `size` and `version` are the caller's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Abi {
     /// `size_of::<Abi>()`.
@@ -101,6 +101,17 @@ pub struct Abi {
     pub total: u64,
     /// The most that one user may hold.
     pub user_limit: u64,
+}
+
+impl Abi {
+    /// What the caller fills in of it.
+    pub fn asked() -> Self {
+        Self {
+            size: size_of::<Self>() as u32,
+            version: VERSION,
+            ..Self::default()
+        }
+    }
 }
 
 /// What [`SET_MODE`] takes.
@@ -153,6 +164,17 @@ pub struct Info {
     pub refused_limit: u64,
     /// Calls refused to an address space that is not the owner (EPERM).
     pub refused_owner: u64,
+}
+
+impl Info {
+    /// What the caller fills in of it.
+    pub fn asked() -> Self {
+        Self {
+            size: size_of::<Self>() as u32,
+            version: VERSION,
+            ..Self::default()
+        }
+    }
 }
 
 /// What [`GET_HOLDERS`] takes and answers; `size`, `version`, `buffer` and `capacity` are the caller's.

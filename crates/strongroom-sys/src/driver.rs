@@ -26,16 +26,7 @@ pub fn open() -> Result<OwnedFd, Errno> {
 /// # Errors
 /// EINVAL where its interface is another one; ENOTTY for another device.
 pub fn abi(object: &OwnedFd) -> Result<Abi, Errno> {
-    let mut abi = Abi {
-        size: size_of::<Abi>() as u32,
-        version: VERSION,
-        modes: 0,
-        properties: 0,
-        page: 0,
-        huge_page: 0,
-        total: 0,
-        user_limit: 0,
-    };
+    let mut abi = Abi::asked();
     // SAFETY: the kernel reads and writes one such structure.
     unsafe { call(object, GET_ABI, (&raw mut abi) as usize) }?;
     Ok(abi)
@@ -71,11 +62,7 @@ pub fn seal(object: &OwnedFd) -> Result<(), Errno> {
 /// # Errors
 /// EPERM without CAP_SYS_ADMIN.
 pub fn info(object: &OwnedFd) -> Result<Info, Errno> {
-    let mut info = Info {
-        size: size_of::<Info>() as u32,
-        version: VERSION,
-        ..Info::default()
-    };
+    let mut info = Info::asked();
     // SAFETY: the kernel reads and writes one such structure.
     unsafe { call(object, GET_INFO, (&raw mut info) as usize) }?;
     Ok(info)

@@ -172,16 +172,7 @@ fn a_sealed_object_is_mapped_once() {
 fn anyone_may_ask_what_the_driver_can_do() {
     let Some(_alone) = alone() else { return };
     let object = Object::blank();
-    let mut abi = Abi {
-        size: size_of::<Abi>() as u32,
-        version: VERSION,
-        modes: 0,
-        properties: 0,
-        page: 0,
-        huge_page: 0,
-        total: 0,
-        user_limit: 0,
-    };
+    let mut abi = Abi::asked();
     object.call(GET_ABI, from_mut(&mut abi) as usize).unwrap();
     assert_eq!(Mode::from_bits(abi.modes), Some(Mode::all()));
     assert_eq!((abi.page as u64, abi.huge_page as u64), (PAGE, HUGE_PAGE));
@@ -199,11 +190,7 @@ fn administrators_see_the_state_and_the_holders_and_others_do_not() {
     let Some(_alone) = alone() else { return };
     let object = Object::with_mode(Mode::EXCLUSIVE, 5 * PAGE);
     let _map = object.map().unwrap();
-    let mut info = Info {
-        size: size_of::<Info>() as u32,
-        version: VERSION,
-        ..Info::default()
-    };
+    let mut info = Info::asked();
     let at = from_mut(&mut info) as usize;
     object.call(GET_INFO, at).unwrap();
     assert_eq!(info.total - info.free, 5 * PAGE);

@@ -237,26 +237,13 @@ fn the_files_say_what_the_calls_say() {
     let object = Object::with_mode(Mode::EXCLUSIVE, 3 * PAGE);
     let map = object.map().unwrap();
     map.bytes_mut().fill(1);
-    let mut abi = Abi {
-        size: size_of::<Abi>() as u32,
-        version: VERSION,
-        modes: 0,
-        properties: 0,
-        page: 0,
-        huge_page: 0,
-        total: 0,
-        user_limit: 0,
-    };
+    let mut abi = Abi::asked();
     object.call(GET_ABI, from_mut(&mut abi) as usize).unwrap();
     let told = ["version", "modes", "properties", "total", "user_limit"].map(state);
     let called = [abi.version.into(), abi.modes, abi.properties];
     assert_eq!(told[..3], called);
     assert_eq!(told[3..], [abi.total, abi.user_limit]);
-    let mut info = Info {
-        size: size_of::<Info>() as u32,
-        version: VERSION,
-        ..Info::default()
-    };
+    let mut info = Info::asked();
     object.call(GET_INFO, from_mut(&mut info) as usize).unwrap();
     let called = [
         ("total", info.total),

@@ -729,11 +729,7 @@ fn ask(t: &mut Thread<'_>) {
             }
         }
         1 => {
-            let mut info = Info {
-                size: size_of::<Info>() as u32,
-                version: VERSION,
-                ..Info::default()
-            };
+            let mut info = Info::asked();
             let good = std::ptr::from_mut(&mut info) as usize;
             let answer = ioctl(fd, GET_INFO, if bad { place } else { good });
             told(t, "GET_INFO", answer, bad, t.is_root());

@@ -25,7 +25,7 @@ use load::{Module, POOL};
 use object::{Map, Object, free_bytes, skip, skip_on_this_kernel, state};
 use std::collections::BTreeSet;
 use std::fs;
-use strongroom_core::driver::{Abi, GET_ABI, HUGE_PAGE, Mode, PAGE, Properties, VERSION};
+use strongroom_core::driver::{Abi, GET_ABI, HUGE_PAGE, Mode, PAGE, Properties};
 use strongroom_probe::attack::direct_map::Reader;
 
 /// Pages of a block.
@@ -61,16 +61,7 @@ impl Drop for Lending {
 }
 
 fn properties() -> Properties {
-    let mut abi = Abi {
-        size: size_of::<Abi>() as u32,
-        version: VERSION,
-        modes: 0,
-        properties: 0,
-        page: 0,
-        huge_page: 0,
-        total: 0,
-        user_limit: 0,
-    };
+    let mut abi = Abi::asked();
     let at = std::ptr::from_mut(&mut abi) as usize;
     Object::blank().call(GET_ABI, at).unwrap();
     Properties::from_bits(abi.properties).unwrap()

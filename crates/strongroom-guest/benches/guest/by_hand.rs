@@ -119,7 +119,7 @@ impl Pair {
     }
 
     /// Of a whole chunk, or always of the same page of it, which keeps its slot.
-    fn flip(&mut self, bytes: &Range<usize>, to: Side) {
+    fn assign(&mut self, bytes: &Range<usize>, to: Side) {
         let chunk = bytes.start / LARGE;
         let whole = chunk * LARGE..(chunk + 1) * LARGE;
         let (number, parts) = (2 + chunk as u32, SPLIT + 3 * chunk as u32);
@@ -139,37 +139,72 @@ impl Pair {
     }
 }
 
+impl Sides for Pair {
+    fn parts(&mut self) -> Parts<'_> {
+        Parts {
+            bare: &mut self.bare,
+            view: &mut self.view,
+            private: &self.private,
+            shared: &self.shared,
+        }
+    }
+
+    fn flip(&mut self, bytes: &Range<usize>, to: Side) {
+        self.assign(bytes, to);
+    }
+}
+
 impl Converts for Pair {
     fn fill(&mut self, bytes: Range<usize>) {
         self.view.fill(bytes.start, bytes.len(), 0x5a);
     }
 
     fn convert(&mut self, bytes: Range<usize>, to: Side, contents: Contents) {
-        let (start, len) = (bytes.start, bytes.len());
-        let (address, keep) = (RAM + start as u64, contents == Contents::Kept);
-        match to {
-            Side::Private => {
-                self.flip(&bytes, to);
-                if keep {
-                    self.bare.bounce.copy(0, &self.view, start, len);
-                    self.bare.store(address, len);
-                }
-                // All at once; freeing would unmap each page by itself.
-                if bytes.len() > PAGE {
-                    self.view.forget(start, len);
-                }
-                punch(&self.shared, &bytes);
+        convert(self, &bytes, to, contents);
+    }
+}
+
+/// Memory of which a page lies in one of two files.
+trait Sides {
+    fn parts(&mut self) -> Parts<'_>;
+    /// Has the guest see the other file.
+    fn flip(&mut self, bytes: &Range<usize>, to: Side);
+}
+
+struct Parts<'m> {
+    bare: &'m mut Bare,
+    view: &'m mut Memory,
+    private: &'m OwnedFd,
+    shared: &'m OwnedFd,
+}
+
+fn convert(it: &mut impl Sides, bytes: &Range<usize>, to: Side, contents: Contents) {
+    let (start, len) = (bytes.start, bytes.len());
+    let (address, keep) = (RAM + start as u64, contents == Contents::Kept);
+    match to {
+        Side::Private => {
+            it.flip(bytes, to);
+            let parts = it.parts();
+            if keep {
+                parts.bare.bounce.copy(0, parts.view, start, len);
+                parts.bare.store(address, len);
             }
-            Side::Shared => {
-                if keep {
-                    self.bare.load(address, len);
-                    self.view.copy(start, &self.bare.bounce, 0, len);
-                } else {
-                    self.bare.wipe(address, len);
-                }
-                self.flip(&bytes, to);
-                punch(&self.private, &bytes);
+            // All at once; freeing would unmap each page by itself.
+            if len > PAGE {
+                parts.view.forget(start, len);
             }
+            punch(parts.shared, bytes);
+        }
+        Side::Shared => {
+            let parts = it.parts();
+            if keep {
+                parts.bare.load(address, len);
+                parts.view.copy(start, &parts.bare.bounce, 0, len);
+            } else {
+                parts.bare.wipe(address, len);
+            }
+            it.flip(bytes, to);
+            punch(it.parts().private, bytes);
         }
     }
 }
@@ -216,37 +251,27 @@ impl Attributes {
     }
 }
 
+impl Sides for Attributes {
+    fn parts(&mut self) -> Parts<'_> {
+        Parts {
+            bare: &mut self.bare,
+            view: &mut self.view,
+            private: &self.private,
+            shared: &self.shared,
+        }
+    }
+
+    fn flip(&mut self, bytes: &Range<usize>, to: Side) {
+        self.set(bytes, to);
+    }
+}
+
 impl Converts for Attributes {
     fn fill(&mut self, bytes: Range<usize>) {
         self.view.fill(bytes.start, bytes.len(), 0x5a);
     }
 
     fn convert(&mut self, bytes: Range<usize>, to: Side, contents: Contents) {
-        let (start, len) = (bytes.start, bytes.len());
-        let (address, keep) = (RAM + start as u64, contents == Contents::Kept);
-        match to {
-            Side::Private => {
-                self.set(&bytes, to);
-                if keep {
-                    self.bare.bounce.copy(0, &self.view, start, len);
-                    self.bare.store(address, len);
-                }
-                // All at once; freeing would unmap each page by itself.
-                if bytes.len() > PAGE {
-                    self.view.forget(start, len);
-                }
-                punch(&self.shared, &bytes);
-            }
-            Side::Shared => {
-                if keep {
-                    self.bare.load(address, len);
-                    self.view.copy(start, &self.bare.bounce, 0, len);
-                } else {
-                    self.bare.wipe(address, len);
-                }
-                self.set(&bytes, to);
-                punch(&self.private, &bytes);
-            }
-        }
+        convert(self, &bytes, to, contents);
     }
 }
