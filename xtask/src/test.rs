@@ -9,9 +9,8 @@ use std::time::Instant;
 /// Run the tests.
 ///
 /// Installs the Debian packages that the tests use where it is root, and names them where it
-/// is not. After the tests here, the attack suite and the tests of guest memory run in a virtual machine, on Debian's
-/// kernel: see `cargo xtask vm --help`. What needs the kernel driver is left to `cargo xtask driver test`. Any other test
-/// that cannot run here (no root, no memfd_secret …) is reported as skipped with
+/// is not. After the tests here, the attack suite and the driver's tests run in virtual machines, on Debian's
+/// kernel: see `cargo xtask vm --help` and `cargo xtask driver --help`. A test that cannot run here (no root, no memfd_secret …) is reported as skipped with
 /// the reason; with STRONGROOM_NO_SKIP=1 that is a failure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -32,6 +31,7 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<(), String> {
     let in_vm = args.filters.is_empty() && !args.no_vm;
     if in_vm && !args.no_install {
         packages::ensure_vm()?;
+        packages::ensure_driver()?;
     }
     let skips = root.join("target").join("skipped-tests");
     let _ = std::fs::remove_file(&skips);
@@ -41,6 +41,7 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<(), String> {
         "the tests",
         &["test", "--workspace", "--all-targets", "--no-fail-fast"],
         args,
+        in_vm,
     )
     .and_then(|()| {
         cargo(
@@ -49,13 +50,19 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<(), String> {
             "the examples in the documentation",
             &["test", "--workspace", "--doc"],
             args,
+            in_vm,
         )
     });
     // What failed here is no reason to know less of the other kernel.
     let mut outcomes = vec![outcome];
     if in_vm {
-        let args = vm::Args::for_tests();
-        outcomes.push(on_another_kernel("the attacks", &args, root, &skips));
+        let runs = [
+            ("the attacks", vm::Args::for_tests()),
+            ("the kernel driver", vm::Args::for_driver_tests()),
+        ];
+        for (what, run) in runs {
+            outcomes.push(on_another_kernel(what, &run, root, &skips));
+        }
     }
     report(&skips);
     let failed: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
@@ -111,12 +118,15 @@ fn cargo(
     what: &str,
     arguments: &[&str],
     args: &Args,
+    in_vm: bool,
 ) -> Result<(), String> {
     eprintln!("xtask: {what}");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    if in_vm {
+        // What needs the driver runs there.
+        command.env("STRONGROOM_DRIVER_ELSEWHERE", "1");
+    }
     let status = command
-        // What needs the driver runs by `cargo xtask driver test`.
-        .env("STRONGROOM_DRIVER_ELSEWHERE", "1")
         .args(arguments)
         .arg("--")
         .args(&args.filters)

@@ -31,7 +31,7 @@ fn driver(len: usize) -> Option<Driver> {
         ),
         "{error}"
     );
-    // `cargo xtask driver test` runs them, and `cargo xtask test` leaves them to it.
+    // `cargo xtask test` runs them in a virtual machine, too.
     if std::env::var_os("STRONGROOM_DRIVER_ELSEWHERE").is_none() {
         skipped("the driver is not loaded");
     }

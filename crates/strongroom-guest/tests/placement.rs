@@ -49,6 +49,18 @@ fn nodes() -> Vec<u32> {
         .collect()
 }
 
+/// This thread and those that it starts run on one of that node's processors from now on.
+fn stay_on(node: u32) {
+    let file = format!("/sys/devices/system/node/node{node}/cpulist");
+    let list = std::fs::read_to_string(file).unwrap();
+    let first = list.trim().split([',', '-']).next().unwrap();
+    // A node may have memory alone.
+    let Ok(processor) = first.parse() else { return };
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(processor);
+    rustix::thread::sched_setaffinity(None, &set).unwrap();
+}
+
 /// By how much memory that is never swapped changes while something is done: tried until it is in the range.
 fn unevictable(what: &str, expected: Range<i64>, reset: impl Fn(), work: impl Fn()) {
     let read = || counter("/proc/meminfo", "Unevictable:");
@@ -212,6 +224,7 @@ fn guest_memory_is_where_it_was_told_to_be() {
         return eprintln!("not here: no NUMA nodes");
     }
     eprintln!("nodes {nodes:?}");
+    stay_on(nodes[0]);
     each(LEN, limits(), |name, guest| {
         bound(name, &guest, &mut guest.processor(0), &nodes);
         // Which of them would be taken is nobody's business but the kernel's.

@@ -23,7 +23,7 @@ fn alone() -> Option<MutexGuard<'static, ()>> {
         return Some(guard);
     }
     let test = std::thread::current().name().unwrap_or("?").to_owned();
-    // `cargo xtask driver test` runs them, and `cargo xtask test` leaves them to it.
+    // `cargo xtask test` runs them in a virtual machine, too.
     if std::env::var_os("STRONGROOM_DRIVER_ELSEWHERE").is_some() {
         let _ = writeln!(std::io::stderr(), "{test}: left to the virtual machine");
         return None;

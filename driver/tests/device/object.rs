@@ -19,7 +19,7 @@ pub(crate) fn alone() -> Option<MutexGuard<'static, ()>> {
 }
 
 /// Says that a test cannot run here; where STRONGROOM_NO_SKIP is set, that is a failure. But STRONGROOM_DRIVER_ELSEWHERE
-/// says that they are left to the virtual machine of `cargo xtask driver test`.
+/// says that all of these run where the driver is, too: in the virtual machine of `cargo xtask test`.
 pub(crate) fn skip(reason: &str) {
     let test = std::thread::current().name().unwrap_or("?").to_owned();
     if std::env::var_os("STRONGROOM_DRIVER_ELSEWHERE").is_some() {

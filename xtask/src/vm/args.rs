@@ -142,6 +142,12 @@ impl Args {
 }
 
 impl Args {
+    /// The driver's part of what `cargo xtask test` runs.
+    pub(crate) fn for_driver_tests() -> Self {
+        let fuzz = Self::for_tests().fuzz;
+        Self::for_driver(Choice::Stock, Sources::Tree, true, 1800, fuzz)
+    }
+
     /// What `cargo xtask driver test` runs.
     pub(crate) fn for_driver(
         kernel: Choice,

@@ -27,7 +27,7 @@ pub(super) struct Machine<'a> {
     pub(super) cpus: u32,
     /// Who answers what the guest asks of its memory, where it may.
     pub(super) outside: Option<&'a Outside>,
-    /// NUMA nodes, each with its share of the memory. The processors are the first one's.
+    /// NUMA nodes, which share the memory and, in turns, the processors.
     pub(super) nodes: u32,
 }
 
@@ -42,26 +42,65 @@ pub(super) enum End {
 
 /// Whether there is a QEMU to run.
 pub(super) fn check() -> Result<(), String> {
-    let there = Command::new(QEMU)
+    version().map(drop)
+}
+
+/// Its version, the first two numbers of it.
+fn version() -> Result<(u32, u32), String> {
+    let output = Command::new(QEMU)
         .arg("--version")
-        .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .status();
-    match there {
-        Ok(status) if status.success() => Ok(()),
-        _ => Err(format!("{QEMU} is not here (Debian: qemu-system-x86)")),
-    }
+        .output();
+    let text = match output {
+        Ok(output) if output.status.success() => output.stdout,
+        _ => return Err(format!("{QEMU} is not here (Debian: qemu-system-x86)")),
+    };
+    let text = String::from_utf8_lossy(&text);
+    numbers(&text).ok_or_else(|| format!("{QEMU} --version says no version: {text}"))
+}
+
+/// The numbers after `version`.
+fn numbers(text: &str) -> Option<(u32, u32)> {
+    let (_, after) = text.split_once(" version ")?;
+    let mut parts = after.split(|sign: char| !sign.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// Before 8.1 a processor's thread reads code without the lock that who changes that code takes, and may keep
+/// what was there before (mended by QEMU's deba78709ae8): a kernel that patches its own code at work then dies of
+/// a breakpoint that is no longer there. There the processors take turns.
+fn accelerator() -> Result<&'static str, String> {
+    Ok(if version()? < (8, 1) {
+        "tcg,thread=single"
+    } else {
+        "tcg,thread=multi"
+    })
 }
 
 impl Machine<'_> {
+    /// The memory of a node, in MiB. The first one has more, so that the driver's two ranges are not of one.
+    fn share(&self, node: u32) -> u32 {
+        let rest = self.memory * 3 / 8;
+        match (node, self.nodes - 1) {
+            (_, 0) => self.memory,
+            (0, others) => self.memory - rest / others * others,
+            (_, others) => rest / others,
+        }
+    }
+
     /// QEMU with a console into `console`. It is killed as this process ends, by whatever.
     fn command(&self, run: &RunDirectory, console: &Path, tests: &str) -> Result<Command, String> {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "--", QEMU])
-            .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
-            .args(["-m", &(self.memory / self.nodes * self.nodes).to_string()])
-            .args(["-smp", &self.cpus.to_string()])
+            .args(["-accel", accelerator()?, "-cpu", "max"])
+            .args(["-m", &self.memory.to_string()])
+            // Processors of one socket are not of several nodes.
+            .arg("-smp")
+            .arg(match self.nodes {
+                1 => self.cpus.to_string(),
+                _ => format!("{0},sockets={0}", self.cpus),
+            })
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-vga", "none"])
             .arg("-kernel")
@@ -78,11 +117,11 @@ impl Machine<'_> {
             command.args(outside.arguments());
         }
         for node in 0..self.nodes {
-            let memory = self.memory / self.nodes;
-            let cpus = match node {
-                0 => format!(",cpus=0-{}", self.cpus - 1),
-                _ => String::new(),
-            };
+            let memory = self.share(node);
+            let cpus: String = (node..self.cpus)
+                .step_by(self.nodes as usize)
+                .map(|cpu| format!(",cpus={cpu}"))
+                .collect();
             command
                 .arg("-object")
                 .arg(format!("memory-backend-ram,id=node{node},size={memory}M"))
@@ -215,4 +254,17 @@ pub(super) fn tail(console: &Path, lines: usize) -> String {
     all.get(all.len().saturating_sub(lines)..)
         .unwrap_or_default()
         .join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::numbers;
+
+    #[test]
+    fn versions_are_read() {
+        let debian = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)\n";
+        assert_eq!(numbers(debian), Some((7, 2)));
+        assert_eq!(numbers("QEMU emulator version 10.0.2"), Some((10, 0)));
+        assert_eq!(numbers("QEMU emulator version"), None);
+    }
 }

@@ -268,6 +268,7 @@ const SUITES: [Suite; 9] = [
         needs: Needs {
             modules: &["kvm_amd"],
             host: &["cat", "ssh-keygen", "ssh-agent", "ssh-add"],
+            nodes: 2,
             ..NOTHING
         },
     },
