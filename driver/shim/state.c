@@ -146,6 +146,25 @@ static ssize_t ranges_show(struct device *device, struct device_attribute *attri
 }
 static DEVICE_ATTR_ADMIN_RO(ranges);
 
+static ssize_t nodes_show(struct device *device, struct device_attribute *attribute, char *page)
+{
+	ssize_t length = 0;
+	u64 pages, free;
+	int node;
+
+	sr_room_lock();
+	/* Of some memory the firmware does not say where it is: NUMA_NO_NODE, -1. */
+	for (node = NUMA_NO_NODE; node < MAX_NUMNODES; node++) {
+		pages = strongroom_node(node, &free);
+		if (pages)
+			length += sysfs_emit_at(page, length, "%d %llu %llu\n", node, pages << PAGE_SHIFT,
+						free << PAGE_SHIFT);
+	}
+	sr_room_unlock();
+	return length;
+}
+static DEVICE_ATTR_RO(nodes);
+
 static struct attribute *attributes[] = {
 	&dev_attr_total.attr,
 	&dev_attr_free.attr,
@@ -169,6 +188,7 @@ static struct attribute *attributes[] = {
 	&dev_attr_joined.attr,
 	&dev_attr_holders.attr,
 	&dev_attr_ranges.attr,
+	&dev_attr_nodes.attr,
 	NULL,
 };
 

@@ -47,6 +47,7 @@ bool strongroom_spare_block(u64 *pfn);
 void strongroom_limit_users(u32 percent);
 void strongroom_clear(void);
 void strongroom_state(struct sr_room_state *state);
+u64 strongroom_node(int node, u64 *free);
 struct sr_rust_object *strongroom_object_new(void);
 void strongroom_object_free(struct sr_rust_object *object);
 int strongroom_set_mode(struct sr_rust_object *object,

@@ -148,6 +148,20 @@ pub unsafe extern "C" fn strongroom_state(state: *mut RoomState) {
     }
 }
 
+/// The carve-outs' pages of a NUMA node, and in `free` how many are; 0 where it has none. The room's lock.
+///
+/// # Safety
+/// Under the room's lock; `free` may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strongroom_node(node: i32, free: *mut u64) -> u64 {
+    // SAFETY: the caller's word.
+    unsafe {
+        let (pages, there) = room(|room| room.node(node));
+        *free = there as u64;
+        pages as u64
+    }
+}
+
 /// A new object, or null. No lock.
 #[unsafe(no_mangle)]
 pub extern "C" fn strongroom_object_new() -> *mut Object {

@@ -105,6 +105,22 @@ impl Drop for Range {
     }
 }
 
+/// A NUMA node, or everywhere else.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    On(i32),
+    Off(i32),
+}
+
+impl Place {
+    fn has(self, node: i32) -> bool {
+        match self {
+            Self::On(wanted) => node == wanted,
+            Self::Off(wanted) => node != wanted,
+        }
+    }
+}
+
 /// The most carve-outs.
 pub const RANGES: usize = 16;
 
@@ -251,6 +267,15 @@ impl Room {
         self.all().map(|range| range.pool.free_pages()).sum()
     }
 
+    /// The carve-outs' pages of a NUMA node, and how many of them are free.
+    pub fn node(&self, node: i32) -> (usize, usize) {
+        self.ranges()
+            .filter(|range| range.node == node)
+            .fold((0, 0), |(pages, free), range| {
+                (pages + range.pages, free + range.pool.free_pages())
+            })
+    }
+
     /// The largest free run that an object can get in one: of whole blocks, or of pages of cut ones.
     pub fn largest_free_run(&self) -> usize {
         self.all()
@@ -276,7 +301,7 @@ impl Room {
 
     /// Takes pages for an object: whole blocks of 2 MiB, in one run where there is one, and what is over
     /// in blocks that are cut. Where whole blocks are no more, cut ones serve for them, but for an object
-    /// in huge pages. O(log pages) and O(run / 64) a run.
+    /// in huge pages. Of each, the wanted node's come first. O(log pages) and O(run / 64) a run.
     ///
     /// # Errors
     /// `Dquot`, `Nomem`; nothing changed. `Inval` for no pages, or no whole blocks.
@@ -335,44 +360,48 @@ impl Room {
         if let Some(lent) = &mut self.lent {
             while blocks(runs) > 0 && lent.take(BLOCK, runs)? {}
         }
-        // By halves of what is wanted: where 64 blocks in a row are not there, 32 may be.
-        let mut step = blocks(runs);
-        while step > 0 {
-            step = step.min(blocks(runs));
-            if step > 0 && !self.take(step.saturating_mul(BLOCK), want.node, runs)? {
-                step /= 2;
+        for place in [Place::On(want.node), Place::Off(want.node)] {
+            // By halves of what is wanted: where 64 blocks in a row are not there, 32 may be.
+            let mut step = blocks(runs);
+            while step > 0 {
+                step = step.min(blocks(runs));
+                if step > 0 && !self.take(step.saturating_mul(BLOCK), place, runs)? {
+                    step /= 2;
+                }
             }
         }
-        loop {
-            let left = want.pages.saturating_sub(runs.pages());
-            if left == 0 {
-                return Ok(());
-            }
-            if want.huge {
-                return Err(Errno::Nomem);
-            }
-            // Less than a block, so that cut ones are asked first; and at most what is there.
-            let most = left.min(BLOCK - 1);
-            if let Some(lent) = &mut self.lent
-                && lent.take(most.min(lent.pool.largest_free_run()), runs)?
-            {
-                continue;
-            }
-            let largest = self.ranges().map(|range| range.pool.largest_free_run());
-            let pages = most.min(largest.max().unwrap_or(0));
-            if !self.take(pages, want.node, runs)? {
-                return Err(Errno::Nomem);
-            }
+        let left = |runs: &Runs| want.pages.saturating_sub(runs.pages());
+        if want.huge && left(runs) > 0 {
+            return Err(Errno::Nomem);
         }
+        // Less than a block, so that cut ones are asked first; and at most what is there.
+        let most = |runs: &Runs, largest: usize| left(runs).min(BLOCK - 1).min(largest);
+        if let Some(lent) = &mut self.lent {
+            while left(runs) > 0 && lent.take(most(runs, lent.pool.largest_free_run()), runs)? {}
+        }
+        for place in [Place::On(want.node), Place::Off(want.node)] {
+            while left(runs) > 0 && self.take(most(runs, self.largest(place)), place, runs)? {}
+        }
+        if left(runs) > 0 {
+            return Err(Errno::Nomem);
+        }
+        Ok(())
     }
 
-    /// Takes one run of the carve-outs and appends it; false where there is none. The wanted node's come first.
-    fn take(&mut self, pages: usize, node: i32, runs: &mut Runs) -> Result<bool, Errno> {
-        for near in [true, false] {
-            for range in self.ranges.iter_mut().flatten() {
-                if (range.node == node) == near && range.take(pages, runs)? {
-                    return Ok(true);
-                }
+    /// The largest free run of the carve-outs there.
+    fn largest(&self, place: Place) -> usize {
+        self.ranges()
+            .filter(|range| place.has(range.node))
+            .map(|range| range.pool.largest_free_run())
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Takes one run of the carve-outs there and appends it; false where there is none.
+    fn take(&mut self, pages: usize, place: Place, runs: &mut Runs) -> Result<bool, Errno> {
+        for range in self.ranges.iter_mut().flatten() {
+            if place.has(range.node) && range.take(pages, runs)? {
+                return Ok(true);
             }
         }
         Ok(false)

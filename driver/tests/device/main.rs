@@ -12,14 +12,17 @@ mod dump;
 mod lifetime;
 mod limits;
 mod memory_error;
+mod nodes;
 mod object;
 mod owner;
 mod page_tables;
 mod process;
+mod processors;
 mod requests;
 mod state;
 
-use object::{Object, alone, free_bytes, state};
+use object::{Object, alone, free_bytes, skip, state};
+use processors::{interrupted, touch_secret_memory};
 use strongroom_core::driver::{HUGE_PAGE, Mode, PAGE};
 
 #[test]
@@ -55,4 +58,30 @@ fn a_large_object_is_mapped_by_huge_entries() {
         .map()
         .unwrap();
     assert!(map.bytes().iter().all(|&byte| byte == 0));
+}
+
+#[test]
+fn no_other_processor_is_interrupted() {
+    let Some(_alone) = alone() else { return };
+    // The control: the kernel's own secret memory, mostly one interrupt a page.
+    if !touch_secret_memory(1, |_| ()) {
+        return skip("the kernel has no memfd_secret");
+    }
+    let Some(control) = interrupted(|| assert!(touch_secret_memory(64, |_| ()))) else {
+        return skip("there is one processor");
+    };
+    assert!(control >= 32, "{control}");
+    for (mode, bytes) in [
+        (Mode::empty(), 64 * PAGE),
+        (Mode::HUGE, 32 * HUGE_PAGE),
+        (Mode::UNCACHED, 64 * PAGE),
+    ] {
+        let count = interrupted(|| {
+            let map = Object::with_mode(Mode::EXCLUSIVE | mode, bytes)
+                .map()
+                .unwrap();
+            map.bytes_mut().fill(1);
+        });
+        assert_eq!(count, Some(0), "{mode:?}");
+    }
 }

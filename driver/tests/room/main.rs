@@ -170,6 +170,11 @@ impl Model {
         self.ranges.iter().any(inside) && !self.held.contains_key(&pfn)
     }
 
+    fn free_of(&self, (first, pages): (u64, usize)) -> usize {
+        let end = first + pages as u64;
+        pages - self.held.range(first..end).count()
+    }
+
     /// Free blocks that lie in one range.
     fn whole_blocks(&self) -> usize {
         let block = BLOCK as u64;
@@ -222,6 +227,8 @@ proptest! {
                 Step::Reserve { pages, huge, uid, node } => {
                     let want = Want { pages, huge, uid, unlimited: uid == 3, node };
                     let refusal = model.refusal(&want);
+                    let near = usize::try_from(node).ok().and_then(|node| model.ranges.get(node)).copied();
+                    let near_free = near.map_or(0, |range| model.free_of(range));
                     let runs = match room.reserve(&want) {
                         Ok(runs) => runs,
                         Err(errno) => {
@@ -240,6 +247,14 @@ proptest! {
                             prop_assert!(model.is_free(pfn));
                             model.held.insert(pfn, uid);
                         }
+                    }
+                    // What is smaller than a block is cut of the near one as long as it has as much.
+                    if let Some((first, there)) = near
+                        && pages < BLOCK
+                        && pages <= near_free
+                    {
+                        let near = first..first + there as u64;
+                        prop_assert!(runs.iter().all(|run| near.contains(&run.pfn)));
                     }
                     objects.push((uid, runs));
                 }
@@ -295,6 +310,33 @@ proptest! {
         let want = Want { huge: true, ..want(fit * BLOCK) };
         prop_assert!(fit == 0 || room.reserve(&want).is_ok());
     }
+}
+
+#[test]
+fn whole_blocks_near_serve_before_longer_runs_far() {
+    let block = BLOCK as u64;
+    let mut room = Room::new();
+    room.add(0, 4 * BLOCK, 0).unwrap();
+    room.add(8 * block, 8 * BLOCK, 1).unwrap();
+    let on = |node, pages| Want {
+        node,
+        huge: true,
+        ..want(pages)
+    };
+    // Of the near one's four blocks the second is held: its longest run is two.
+    let held = all(&room.reserve(&on(0, 4 * BLOCK)).unwrap());
+    for number in [0, 2, 3] {
+        assert!(room.give_back(1, held[0].pfn + number * block, BLOCK));
+    }
+    let found = all(&room.reserve(&on(0, 4 * BLOCK)).unwrap());
+    let near: usize = found
+        .iter()
+        .filter(|run| run.pfn < 4 * block)
+        .map(|run| run.pages)
+        .sum();
+    assert_eq!(near, 3 * BLOCK, "{found:x?}");
+    let far = all(&room.reserve(&on(1, BLOCK)).unwrap());
+    assert!(far[0].pfn >= 8 * block);
 }
 
 #[test]
