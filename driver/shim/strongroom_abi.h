@@ -45,6 +45,14 @@ struct strongroom_mode_request {
 	__u64 reserved;
 };
 
+struct strongroom_range_request {
+	__u32 size;
+	__u32 version;
+	__u64 address;
+	__u64 bytes;
+	__u64 reserved;
+};
+
 struct strongroom_info {
 	__u32 size;
 	__u32 version;
@@ -83,5 +91,7 @@ struct strongroom_holder {
 #define STRONGROOM_SEAL _IO(0xd6, 0x42)
 #define STRONGROOM_GET_INFO _IOWR(0xd6, 0x43, struct strongroom_info)
 #define STRONGROOM_GET_HOLDERS _IOWR(0xd6, 0x44, struct strongroom_holders_request)
+#define STRONGROOM_HIDE _IOW(0xd6, 0x45, struct strongroom_range_request)
+#define STRONGROOM_SHOW _IOW(0xd6, 0x46, struct strongroom_range_request)
 
 #endif

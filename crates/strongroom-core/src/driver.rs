@@ -39,6 +39,11 @@ pub const SEAL: u32 = number(0, 0x42, 0);
 pub const GET_INFO: u32 = number(READ | WRITE, 0x43, size_of::<Info>());
 /// `ioctl(fd, GET_HOLDERS, &mut HoldersRequest)`: who holds how much; with CAP_SYS_ADMIN.
 pub const GET_HOLDERS: u32 = number(READ | WRITE, 0x44, size_of::<HoldersRequest>());
+/// `ioctl(fd, HIDE, &RangeRequest)`: touches of these addresses, in a mapping of this object, raise SIGBUS from
+/// now on; what is there stays, and other mappings show it. The owner.
+pub const HIDE: u32 = number(WRITE, 0x45, size_of::<RangeRequest>());
+/// `ioctl(fd, SHOW, &RangeRequest)`: undoes [`HIDE`]. The owner.
+pub const SHOW: u32 = number(WRITE, 0x46, size_of::<RangeRequest>());
 
 bitflags::bitflags! {
     /// What an object's memory is. Bits can be mixed, but for the two that say how it is cached.
@@ -126,6 +131,22 @@ pub struct ModeRequest {
     pub bytes: u64,
     /// Bits of [`Mode`].
     pub mode: u64,
+    /// 0.
+    pub reserved: u64,
+}
+
+/// What [`HIDE`] and [`SHOW`] take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct RangeRequest {
+    /// `size_of::<RangeRequest>()`.
+    pub size: u32,
+    /// [`VERSION`].
+    pub version: u32,
+    /// Where it begins: a multiple of [`PAGE`].
+    pub address: u64,
+    /// Its length: a multiple of [`PAGE`]; not 0.
+    pub bytes: u64,
     /// 0.
     pub reserved: u64,
 }

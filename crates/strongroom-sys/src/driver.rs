@@ -6,8 +6,8 @@ use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode as FileMode, OFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 use strongroom_core::driver::{
-    Abi, GET_ABI, GET_HOLDERS, GET_INFO, Holder, HoldersRequest, Info, Mode, ModeRequest, SEAL,
-    SET_MODE, VERSION,
+    Abi, GET_ABI, GET_HOLDERS, GET_INFO, HIDE, Holder, HoldersRequest, Info, Mode, ModeRequest,
+    RangeRequest, SEAL, SET_MODE, SHOW, VERSION,
 };
 
 /// The device file, as /proc/PID/maps names its mappings too.
@@ -83,6 +83,35 @@ pub fn holders(object: &OwnedFd, place: &mut [Holder]) -> Result<usize, Errno> {
     // SAFETY: the kernel writes at most `capacity` entries to `place`, which has that many.
     unsafe { call(object, GET_HOLDERS, (&raw mut request) as usize) }?;
     Ok(request.count as usize)
+}
+
+/// Has touches of `len` bytes from `start` on raise SIGBUS, in this mapping of the object alone.
+///
+/// # Errors
+/// EINVAL for what is no whole pages and for an object in huge pages; ENOMEM where not all of it is mapped, and
+/// without memory for page tables; EPERM for another address space; ENOTTY for a driver without. Nothing changed.
+pub fn hide(object: &OwnedFd, start: *mut u8, len: usize) -> Result<(), Errno> {
+    range(object, HIDE, start, len)
+}
+
+/// Undoes [`hide`].
+///
+/// # Errors
+/// As there.
+pub fn show(object: &OwnedFd, start: *mut u8, len: usize) -> Result<(), Errno> {
+    range(object, SHOW, start, len)
+}
+
+fn range(object: &OwnedFd, number: u32, start: *mut u8, len: usize) -> Result<(), Errno> {
+    let mut request = RangeRequest {
+        size: size_of::<RangeRequest>() as u32,
+        version: VERSION,
+        address: start.addr() as u64,
+        bytes: len as u64,
+        reserved: 0,
+    };
+    // SAFETY: the kernel reads one such structure; no contents of the range change.
+    unsafe { call(object, number, (&raw mut request) as usize) }
 }
 
 /// Maps all of an object of `len` bytes, readable and writable, at `place` or anywhere.
