@@ -94,6 +94,17 @@ static long seal(struct sr_object *object)
 	return error;
 }
 
+static long change_view(struct sr_object *object, const struct strongroom_range_request __user *from, bool hiding)
+{
+	int error;
+
+	mutex_lock(&object->lock);
+	error = object->mm ? owner(object, current->mm) : -EINVAL;
+	mutex_unlock(&object->lock);
+	/* Whose it is never changes again; the lock of the address space comes before the object's. */
+	return error ?: sr_change_view(object, from, hiding);
+}
+
 static long get_abi(struct strongroom_abi __user *to)
 {
 	struct strongroom_abi abi;
@@ -170,6 +181,10 @@ static long sr_file_ioctl(struct file *file, unsigned int number, unsigned long 
 		return set_mode(object, user);
 	case STRONGROOM_SEAL:
 		return seal(object);
+	case STRONGROOM_HIDE:
+		return change_view(object, user, true);
+	case STRONGROOM_SHOW:
+		return change_view(object, user, false);
 	case STRONGROOM_GET_INFO:
 		return get_info(user);
 	case STRONGROOM_GET_HOLDERS:

@@ -109,6 +109,11 @@ extern const struct vm_operations_struct sr_vm_operations;
 struct sr_mapping *sr_mapping_add(struct sr_object *object, struct vm_area_struct *vma, gfp_t gfp);
 void sr_mapping_span(const struct sr_mapping *mapping, u64 *first, u64 *end);
 
+/* ---- hiding.c ---- */
+
+/* HIDE or SHOW, by the owner. */
+long sr_change_view(struct sr_object *object, const struct strongroom_range_request __user *from, bool hiding);
+
 /* ---- window.c ---- */
 
 int sr_windows_prepare(void);

@@ -9,6 +9,7 @@
 )]
 
 mod dump;
+mod hiding;
 mod lifetime;
 mod limits;
 mod memory_error;
@@ -73,7 +74,7 @@ fn no_other_processor_is_interrupted() {
     assert!(control >= 32, "{control}");
     for (mode, bytes) in [
         (Mode::empty(), 64 * PAGE),
-        (Mode::HUGE, 32 * HUGE_PAGE),
+        (Mode::HUGE, HUGE_PAGE),
         (Mode::UNCACHED, 64 * PAGE),
     ] {
         let count = interrupted(|| {
