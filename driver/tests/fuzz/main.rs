@@ -25,6 +25,7 @@ mod rounds;
 mod steps;
 mod strangers;
 mod touch;
+mod views;
 mod worker;
 
 use object::alone;

@@ -7,11 +7,12 @@ use crate::pins;
 use crate::random::mix;
 use crate::strangers;
 use crate::touch::{load, store};
+use crate::views;
 use crate::worker::{ARENA, COMMON, Common, Thread};
 use std::sync::{PoisonError, RwLock};
 use strongroom_core::driver::{
-    Abi, GET_ABI, GET_HOLDERS, GET_INFO, HoldersRequest, Info, Mode, ModeRequest, SEAL, SET_MODE,
-    VERSION,
+    Abi, GET_ABI, GET_HOLDERS, GET_INFO, HIDE, HoldersRequest, Info, Mode, ModeRequest, SEAL,
+    SET_MODE, SHOW, VERSION,
 };
 
 pub(crate) const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -117,7 +118,8 @@ pub(crate) fn step(t: &mut Thread<'_>) {
         38..45 => mappings::protect(t),
         45..50 => mappings::remap(t),
         50..54 => mappings::advise(t),
-        54..66 => touch(t),
+        54..62 => touch(t),
+        62..66 => views::hide(t),
         66..71 => common(t),
         71..74 => strange_ioctl(t),
         74..76 => seal(t),
@@ -669,7 +671,7 @@ fn common(t: &mut Thread<'_>) {
 
 fn strange_ioctl(t: &mut Thread<'_>) {
     let Some((_, fd)) = t.some_fd() else { return };
-    let known = [GET_ABI, SET_MODE, SEAL, GET_INFO, GET_HOLDERS];
+    let known = [GET_ABI, SET_MODE, SEAL, GET_INFO, GET_HOLDERS, HIDE, SHOW];
     let number = match t.random.below(3) {
         0 => t.random.pick(&known) ^ 1 << t.random.below(32),
         1 => 0xd600 | t.random.next() as u32,

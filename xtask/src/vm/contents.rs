@@ -29,9 +29,17 @@ impl Userland {
     }
 }
 
+/// Where the programs of this workspace come from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Workspace<'a> {
+    pub(super) root: &'a Path,
+    /// A directory for copies of them, until the guest's memory is written.
+    pub(super) copies: &'a Path,
+}
+
 pub(super) fn assemble(
     args: &Args,
-    root: &Path,
+    workspace: Workspace<'_>,
     userland: &Userland,
     kernel: &Kernel,
     token: &str,
@@ -51,8 +59,9 @@ pub(super) fn assemble(
     initramfs.program("/usr/bin/gdb", &userland.gdb.join("usr/bin/gdb"))?;
     initramfs.program("/usr/bin/gcore", &userland.gdb.join("usr/bin/gcore"))?;
     initramfs.symlink("/usr/bin/env", "/bin/busybox");
-    let strongroom = programs::program(root, "strongroom-cli", "strongroom")?;
-    initramfs.program("/usr/local/bin/strongroom", &strongroom)?;
+    let strongroom = programs::program(workspace.root, "strongroom-cli", "strongroom")?;
+    let stripped = |program: &Path| programs::stripped(program, workspace.copies);
+    initramfs.program("/usr/local/bin/strongroom", &stripped(&strongroom))?;
     let modules = Modules::of(kernel.modules.as_deref())?;
     let (files, named): (Vec<_>, Vec<_>) =
         args.modules.iter().partition(|name| name.ends_with(".ko"));
@@ -75,8 +84,8 @@ pub(super) fn assemble(
     let mut places = vec![strongroom];
     let needed: BTreeSet<_> = jobs.iter().flat_map(|job| job.needs.programs).collect();
     for name in needed {
-        let program = programs::program(root, name, name)?;
-        initramfs.program(&format!("/usr/local/bin/{name}"), &program)?;
+        let program = programs::program(workspace.root, name, name)?;
+        initramfs.program(&format!("/usr/local/bin/{name}"), &stripped(&program))?;
         places.push(program);
     }
     // Tests of a program were built with its path here.
@@ -86,9 +95,9 @@ pub(super) fn assemble(
         let work = match &job.work {
             Work::Script(script) => script.clone(),
             Work::Tests(test) => {
-                let program = programs::tests(root, test)?;
+                let program = programs::tests(workspace.root, test)?;
                 let name = format!("/usr/local/lib/tests/{number:03}-{}", test.target);
-                initramfs.program(&name, &program)?;
+                initramfs.program(&name, &stripped(&program))?;
                 let arguments = test.bench.as_deref().unwrap_or_default();
                 format!("{links}{name} {arguments}")
             }

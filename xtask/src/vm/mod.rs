@@ -25,7 +25,7 @@ use crate::packages;
 pub(crate) use args::{Args, Fuzz};
 pub(crate) use cache::Cache;
 use cache::RunDirectory;
-use contents::{Userland, assemble, environment};
+use contents::{Userland, Workspace, assemble, environment};
 pub(crate) use kernel::Choice;
 use kernel::Kernel;
 use outside::Outside;
@@ -139,7 +139,21 @@ fn guest(args: &Args, root: &Path, output: Output, count: &mut Count) -> Result<
     let token = token()?;
     let image = run.path("initramfs");
     let environment = environment(args, driver.is_some());
-    let mut initramfs = assemble(args, root, &userland, &kernel, &token, &jobs, &environment)?;
+    let copies = run.path("programs");
+    std::fs::create_dir(&copies).map_err(cache::because(&copies))?;
+    let workspace = Workspace {
+        root,
+        copies: &copies,
+    };
+    let mut initramfs = assemble(
+        args,
+        workspace,
+        &userland,
+        &kernel,
+        &token,
+        &jobs,
+        &environment,
+    )?;
     if let Some(module) = &driver {
         initramfs.driver(module)?;
     }
@@ -147,6 +161,8 @@ fn guest(args: &Args, root: &Path, output: Output, count: &mut Count) -> Result<
         initramfs.shell();
     }
     initramfs.write(&image)?;
+    // It has them.
+    let _ = std::fs::remove_dir_all(&copies);
     let carve_outs = driver.as_ref().map_or("", |_| CARVE_OUTS);
     let append = [APPEND, kernel.append, carve_outs]
         .into_iter()

@@ -50,6 +50,21 @@ pub(super) fn tests(root: &Path, test: &TestTarget) -> Result<PathBuf, String> {
         .ok_or_else(|| format!("cargo built no test {package}/{target}"))
 }
 
+/// A copy without what only a debugger reads, which is most of it: the guest's kernel unpacks all that it has, and a
+/// slow one has no time for that. Where this machine has no strip(1), the program as it is.
+pub(super) fn stripped(program: &Path, directory: &Path) -> PathBuf {
+    let copy = directory.join(program.file_name().unwrap_or_default());
+    let done = Command::new("strip")
+        .args(["--strip-debug", "-o"])
+        .args([&copy, program])
+        .stderr(Stdio::null())
+        .status();
+    match done {
+        Ok(status) if status.success() => copy,
+        _ => program.to_owned(),
+    }
+}
+
 /// The executables that a cargo command built, by their target's name.
 fn cargo(root: &Path, arguments: &[&str]) -> Result<Vec<(String, PathBuf)>, String> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
