@@ -83,6 +83,7 @@ fn no_other_processor_is_interrupted() {
                 .unwrap();
             map.bytes_mut().fill(1);
         });
-        assert_eq!(count, Some(0), "{mode:?}");
+        // The kernel's own of that time, on a slow kernel; one a page would be as many as the control's.
+        assert!(count.is_some_and(|count| count < 8), "{mode:?}: {count:?}");
     }
 }
