@@ -47,7 +47,8 @@ pub unsafe extern "C" fn sr_conceal(
         ))?;
         // Each of the heap's pages is kept already, and its own to change.
         let heap = heap::global();
-        if heap.contains(range.start as *const u8) || heap.contains(address.cast::<u8>()) {
+        let last = range.end.wrapping_sub(1);
+        if heap.contains(range.start as *const u8) || heap.contains(last as *const u8) {
             return Err(Failure::Argument(
                 "the range is the process-wide heap's; it is secret already",
             ));

@@ -107,8 +107,9 @@ pub(crate) unsafe fn resize(
     if block.is_null() {
         return allocate(heap, size, ALIGNMENT);
     }
+    // Of a size of 0 the first byte would be lost, and the block does not go.
     // SAFETY: the caller's promise.
-    let block = unsafe { heap.resize(block.cast(), size) };
+    let block = unsafe { heap.resize(block.cast(), size.max(1)) };
     if block.is_null() {
         Err(refusal(heap))
     } else {

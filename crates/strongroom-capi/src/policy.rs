@@ -95,7 +95,7 @@ pub(crate) unsafe fn read(policy: *const sr_policy) -> Result<Policy, Failure> {
         }
     };
     let besides = Protections::from_bits(policy.besides).ok_or(Failure::Argument(
-        "the policy requires a protection that this library does not know; use the SR_NO_… constants",
+        "the policy requires a protection that this library does not know; use the SR_ constants of this header",
     ))?;
     Ok(Policy::prefer(preferred)
         .at_least(required)
