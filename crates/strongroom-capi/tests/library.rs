@@ -136,3 +136,41 @@ fn it_is_linked_statically() {
     // Without the directory of the shared one.
     assert_eq!(run(&mut Command::new(program)), "all as it was\n");
 }
+
+/// The example of docs/c.md: compiled as it says, and run.
+#[test]
+fn the_documentations_example_works() {
+    let workshop = Workshop::new();
+    let text = std::fs::read_to_string(manifest("../../docs/c.md")).unwrap();
+    let (_, example) = text.split_once("```c\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let source = workshop.path().join("key.c");
+    std::fs::write(&source, example).unwrap();
+    let program = workshop.path().join("key");
+    run(compiler("gcc", "c99")
+        .arg(source)
+        .arg("-o")
+        .arg(&program)
+        .args(workshop.flags(&[])));
+    assert_eq!(run(&mut workshop.command(program)), "");
+}
+
+/// DESTDIR is where it is written to, and in no file.
+#[test]
+fn packagers_have_a_place_of_their_own() {
+    let place = tempfile::tempdir().unwrap();
+    let test = std::env::current_exe().unwrap();
+    run(Command::new(manifest("install"))
+        .arg(test.parent().unwrap())
+        .arg("/opt/strongroom")
+        .env("DESTDIR", place.path()));
+    let root = place.path().join("opt/strongroom");
+    let config = std::fs::read_to_string(root.join("lib/pkgconfig/strongroom.pc")).unwrap();
+    assert!(config.starts_with("prefix=/opt/strongroom\n"), "{config}");
+    assert!(!config.contains('@'), "{config}");
+    let link = std::fs::read_link(root.join("lib/libstrongroom.so.0")).unwrap();
+    assert_eq!(
+        link.to_str(),
+        Some(concat!("libstrongroom.so.", env!("CARGO_PKG_VERSION")))
+    );
+}
