@@ -10,12 +10,16 @@ pub const SR_ABI: u32 = 0;
 pub const SR_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// [`SR_ABI`] of the library that runs.
+///
+/// Thread safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn sr_abi() -> u32 {
     SR_ABI
 }
 
 /// [`SR_VERSION`] of the library that runs. It is never freed.
+///
+/// Thread safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn sr_version() -> *const c_char {
     const TEXT: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
