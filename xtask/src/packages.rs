@@ -3,7 +3,8 @@
 use std::process::Command;
 
 /// What is installed where it is missing.
-const PACKAGES: [&str; 18] = [
+const PACKAGES: [&str; 20] = [
+    "binutils",
     "ca-certificates",
     "chromium",
     "cpio",
@@ -20,6 +21,7 @@ const PACKAGES: [&str; 18] = [
     "libssl-dev",
     "openssh-client",
     "openssl",
+    "pkgconf",
     "python3",
     "util-linux",
 ];

@@ -29,6 +29,7 @@ pub use policy::{Policy, Refused};
 pub use region::Region;
 pub use secret::{Reading, Secret, SecretBytes, Writing, receipt, start};
 pub use strongroom_core::{Level, Protection, Protections, Reason, Receipt};
+pub use wipe::wipe;
 
 /// The README's example is compiled and run with the tests.
 #[cfg(doctest)]

@@ -7,7 +7,7 @@ use core::arch::asm;
 /// # Safety
 /// The bytes must be writable and nobody else's.
 #[inline(always)]
-pub(crate) unsafe fn wipe(start: *mut u8, len: usize) {
+pub unsafe fn wipe(start: *mut u8, len: usize) {
     // SAFETY: the caller's promise.
     unsafe { start.write_bytes(0, len) };
     // SAFETY: no instruction at all; to the compiler it reads all memory, the zeros included.

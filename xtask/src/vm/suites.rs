@@ -263,6 +263,7 @@ const SUITES: [Suite; 9] = [
             ("strongroom", "fork", SCOPE_0),
             ("strongroom", "keepers", SCOPE_0),
             ("strongroom", "heap", SCOPE_0),
+            ("strongroom-capi", "interface", SCOPE_0),
             ("strongroom-guest", "driver", SCOPE_0),
         ],
         needs: Needs {

@@ -387,6 +387,11 @@ impl Heap {
         Some(self.started()?.receipt)
     }
 
+    /// The policy that the heap was started under; `None` before its first use.
+    pub fn policy(&self) -> Option<Policy> {
+        Some(self.started()?.policy)
+    }
+
     /// The name of the keeper at work; `None` before the heap's first use.
     pub fn keeper(&self) -> Option<&'static str> {
         Some(self.started()?.keeper.name())
