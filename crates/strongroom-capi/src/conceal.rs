@@ -1,18 +1,18 @@
 //! Making memory that exists already secret, in place.
 
 use crate::error::{self, Failure};
-use crate::policy::{self, sr_policy};
+use crate::policy::{self, strongroom_policy};
 use core::ffi::{c_int, c_void};
 use core::ops::Range;
 use strongroom::conceal::{Outcome, conceal};
 use strongroom::{heap, keeper};
 use strongroom_sys::{page_ceil, page_floor};
 
-/// `sr_concealed`: what became of a range, in bytes of whole pages.
+/// `strongroom_concealed`: what became of a range, in bytes of whole pages.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(non_camel_case_types, reason = "its name in C")]
-pub struct sr_concealed {
+pub struct strongroom_concealed {
     /// Secret now, or before.
     pub secret: usize,
     /// Locked and no more: stacks, shared and executable mappings.
@@ -34,11 +34,11 @@ fn pages(start: usize, len: usize) -> Option<Range<usize>> {
 /// The memory must be the caller's: no other thread may be unmapping it, no device may hold it pinned, and it
 /// is of no heap and no region. `policy` must be null or lead to a policy, `outcome` null or a place for one.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_conceal(
+pub unsafe extern "C" fn strongroom_conceal(
     address: *mut c_void,
     len: usize,
-    policy: *const sr_policy,
-    outcome: *mut sr_concealed,
+    policy: *const strongroom_policy,
+    outcome: *mut strongroom_concealed,
 ) -> c_int {
     // SAFETY: the caller's promise.
     let concealed = unsafe { policy::read(policy) }.and_then(|policy| {
@@ -58,7 +58,7 @@ pub unsafe extern "C" fn sr_conceal(
         let Outcome { secret, locked } = unsafe { conceal(range, keeper, policy.fork().into()) }?;
         if !outcome.is_null() {
             // SAFETY: the caller's promise.
-            unsafe { outcome.write(sr_concealed { secret, locked }) };
+            unsafe { outcome.write(strongroom_concealed { secret, locked }) };
         }
         if locked > 0 {
             return Err(Failure::LockedOnly);

@@ -1,6 +1,6 @@
 //! What went wrong: a code, and a text with cause and fix, of each thread's last failure.
 //!
-//! A place of the thread's and not one of the caller's: `sr_malloc` and its kin return a pointer and take
+//! A place of the thread's and not one of the caller's: `strongroom_malloc` and its kin return a pointer and take
 //! nothing that a text could be put into, and one way for all is easier to keep to. What is kept is a small
 //! value, made text when it is asked for: a failure allocates nothing, also where memory is what is missing.
 
@@ -147,14 +147,14 @@ impl fmt::Display for Failure {
         match self {
             Failure::Argument(what) => f.write_str(what),
             Failure::Started => f.write_str(
-                "the process-wide heap runs already, under another policy; call sr_start once, before the first sr_malloc",
+                "the process-wide heap runs already, under another policy; call strongroom_start once, before the first strongroom_malloc",
             ),
             Failure::Unmapped => f.write_str(
                 "part of the range is not mapped; give addresses of memory that the process has",
             ),
             Failure::LockedOnly => write!(
                 f,
-                "part of the range is locked and no more: {}; put the secret into memory of sr_malloc or of a region",
+                "part of the range is locked and no more: {}; put the secret into memory of strongroom_malloc or of a region",
                 Reason::NotConcealable
             ),
             Failure::Refused(refused) => write!(f, "{refused}"),
@@ -204,7 +204,7 @@ pub(crate) fn errno() -> c_int {
 ///
 /// Thread safe.
 #[unsafe(no_mangle)]
-pub extern "C" fn sr_last_error() -> c_int {
+pub extern "C" fn strongroom_last_error() -> c_int {
     LAST.with(Cell::get).map_or(SR_OK, Failure::code)
 }
 
@@ -216,7 +216,7 @@ pub extern "C" fn sr_last_error() -> c_int {
 /// # Safety
 /// `len` bytes from `buffer` must be writable; with a null `buffer` nothing is written.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_error_message(buffer: *mut c_char, len: usize) -> usize {
+pub unsafe extern "C" fn strongroom_error_message(buffer: *mut c_char, len: usize) -> usize {
     // SAFETY: the caller's promise.
     let mut text = unsafe { Text::new(buffer, len) };
     if let Some(failure) = LAST.with(Cell::get) {
@@ -230,6 +230,6 @@ pub unsafe extern "C" fn sr_error_message(buffer: *mut c_char, len: usize) -> us
 ///
 /// Thread safe.
 #[unsafe(no_mangle)]
-pub extern "C" fn sr_error_name(code: c_int) -> *const c_char {
+pub extern "C" fn strongroom_error_name(code: c_int) -> *const c_char {
     word(code).unwrap_or(core::ptr::null())
 }

@@ -2,18 +2,18 @@
 
 use crate::error::{self, Failure};
 use crate::handle;
-use crate::policy::{self, sr_policy};
+use crate::policy::{self, strongroom_policy};
 use crate::receipt::{Document, Text};
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
 use strongroom::keeper::KEEPERS;
 use strongroom::{Heap, Reason, Refused};
 
-/// `sr_heap`, opaque in C: the crate's own.
+/// `strongroom_heap`, opaque in C: the crate's own.
 #[allow(non_camel_case_types, reason = "its name in C")]
-pub type sr_heap = Heap;
+pub type strongroom_heap = Heap;
 
-const NO_HEAP: &str = "the heap is NULL; sr_heap_new failed, or was not called";
+const NO_HEAP: &str = "the heap is NULL; strongroom_heap_new failed, or was not called";
 /// What every block is aligned to, in bytes.
 const ALIGNMENT: usize = 16;
 
@@ -24,7 +24,9 @@ const ALIGNMENT: usize = 16;
 /// # Safety
 /// `policy` must be null or lead to a policy.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_heap_new(policy: *const sr_policy) -> *mut sr_heap {
+pub unsafe extern "C" fn strongroom_heap_new(
+    policy: *const strongroom_policy,
+) -> *mut strongroom_heap {
     // SAFETY: the caller's promise.
     unsafe { policy::read(policy) }
         .and_then(|policy| handle::made(Heap::new(policy)?))
@@ -38,7 +40,7 @@ pub unsafe extern "C" fn sr_heap_new(policy: *const sr_policy) -> *mut sr_heap {
 /// # Safety
 /// `heap` must be null or a heap that is not given back, and nothing may use it, or a block of it, afterwards.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_heap_delete(heap: *mut sr_heap) -> c_int {
+pub unsafe extern "C" fn strongroom_heap_delete(heap: *mut strongroom_heap) -> c_int {
     if ptr::eq(heap, strongroom::heap::global()) {
         return error::note(Failure::Argument(
             "the process-wide heap cannot be deleted; free its blocks",
@@ -142,7 +144,7 @@ pub(crate) unsafe fn usable_size(heap: &Heap, block: *mut c_void) -> usize {
 ///
 /// # Safety
 /// `heap` must be null or a heap that is not given back.
-unsafe fn ask<T>(heap: *const sr_heap, otherwise: T, what: impl FnOnce(&Heap) -> T) -> T {
+unsafe fn ask<T>(heap: *const strongroom_heap, otherwise: T, what: impl FnOnce(&Heap) -> T) -> T {
     // SAFETY: the caller's promise.
     match unsafe { handle::get(heap, NO_HEAP) } {
         Ok(heap) => what(heap),
@@ -160,7 +162,10 @@ unsafe fn ask<T>(heap: *const sr_heap, otherwise: T, what: impl FnOnce(&Heap) ->
 /// # Safety
 /// `heap` must be null or a heap that is not given back.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_heap_malloc(heap: *mut sr_heap, size: usize) -> *mut c_void {
+pub unsafe extern "C" fn strongroom_heap_malloc(
+    heap: *mut strongroom_heap,
+    size: usize,
+) -> *mut c_void {
     let allocate = |heap: &Heap| allocate(heap, size, ALIGNMENT).unwrap_or_else(null);
     // SAFETY: the caller's promise.
     unsafe { ask(heap, ptr::null_mut(), allocate) }
@@ -171,10 +176,10 @@ pub unsafe extern "C" fn sr_heap_malloc(heap: *mut sr_heap, size: usize) -> *mut
 /// Thread safe.
 ///
 /// # Safety
-/// As [`sr_heap_malloc`].
+/// As [`strongroom_heap_malloc`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_heap_calloc(
-    heap: *mut sr_heap,
+pub unsafe extern "C" fn strongroom_heap_calloc(
+    heap: *mut strongroom_heap,
     count: usize,
     size: usize,
 ) -> *mut c_void {
@@ -189,11 +194,11 @@ pub unsafe extern "C" fn sr_heap_calloc(
 /// Thread safe; a block is one thread's at a time.
 ///
 /// # Safety
-/// As [`sr_heap_malloc`]; `block` must be null or a block in use of this heap, and is not used any more where
+/// As [`strongroom_heap_malloc`]; `block` must be null or a block in use of this heap, and is not used any more where
 /// another one is returned.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_heap_realloc(
-    heap: *mut sr_heap,
+pub unsafe extern "C" fn strongroom_heap_realloc(
+    heap: *mut strongroom_heap,
     block: *mut c_void,
     size: usize,
 ) -> *mut c_void {
@@ -203,15 +208,15 @@ pub unsafe extern "C" fn sr_heap_realloc(
     unsafe { ask(heap, ptr::null_mut(), resize) }
 }
 
-/// As [`sr_heap_malloc`], aligned to `alignment` bytes, a power of two.
+/// As [`strongroom_heap_malloc`], aligned to `alignment` bytes, a power of two.
 ///
 /// Thread safe.
 ///
 /// # Safety
-/// As [`sr_heap_malloc`].
+/// As [`strongroom_heap_malloc`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_heap_aligned_alloc(
-    heap: *mut sr_heap,
+pub unsafe extern "C" fn strongroom_heap_aligned_alloc(
+    heap: *mut strongroom_heap,
     alignment: usize,
     size: usize,
 ) -> *mut c_void {
@@ -227,9 +232,9 @@ pub unsafe extern "C" fn sr_heap_aligned_alloc(
 /// Thread safe; a block is one thread's at a time.
 ///
 /// # Safety
-/// As [`sr_heap_malloc`]; `block` must be null or a block in use of this heap, and is not used any more.
+/// As [`strongroom_heap_malloc`]; `block` must be null or a block in use of this heap, and is not used any more.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_heap_free(heap: *mut sr_heap, block: *mut c_void) {
+pub unsafe extern "C" fn strongroom_heap_free(heap: *mut strongroom_heap, block: *mut c_void) {
     // SAFETY: the caller's promise.
     unsafe { ask(heap, (), |heap| free(heap, block)) }
 }
@@ -241,9 +246,12 @@ pub unsafe extern "C" fn sr_heap_free(heap: *mut sr_heap, block: *mut c_void) {
 /// Thread safe.
 ///
 /// # Safety
-/// As [`sr_heap_malloc`]; `block` must be null or a block in use of this heap.
+/// As [`strongroom_heap_malloc`]; `block` must be null or a block in use of this heap.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_heap_usable_size(heap: *mut sr_heap, block: *mut c_void) -> usize {
+pub unsafe extern "C" fn strongroom_heap_usable_size(
+    heap: *mut strongroom_heap,
+    block: *mut c_void,
+) -> usize {
     // SAFETY: the caller's promise.
     unsafe { ask(heap, 0, |heap| usable_size(heap, block)) }
 }
@@ -253,9 +261,9 @@ pub unsafe extern "C" fn sr_heap_usable_size(heap: *mut sr_heap, block: *mut c_v
 /// Thread safe.
 ///
 /// # Safety
-/// As [`sr_heap_malloc`].
+/// As [`strongroom_heap_malloc`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_heap_trim(heap: *mut sr_heap) {
+pub unsafe extern "C" fn strongroom_heap_trim(heap: *mut strongroom_heap) {
     // SAFETY: the caller's promise.
     unsafe { ask(heap, (), Heap::trim) }
 }
@@ -266,9 +274,9 @@ pub unsafe extern "C" fn sr_heap_trim(heap: *mut sr_heap) {
 /// Thread safe.
 ///
 /// # Safety
-/// As [`sr_heap_malloc`].
+/// As [`strongroom_heap_malloc`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_heap_held(heap: *const sr_heap) -> u32 {
+pub unsafe extern "C" fn strongroom_heap_held(heap: *const strongroom_heap) -> u32 {
     let held = |heap: &Heap| heap.receipt().map_or(0, |receipt| receipt.held().bits());
     // SAFETY: the caller's promise.
     unsafe { ask(heap, 0, held) }
@@ -281,17 +289,17 @@ pub unsafe extern "C" fn sr_heap_held(heap: *const sr_heap) -> u32 {
 /// Thread safe.
 ///
 /// # Safety
-/// As [`sr_heap_malloc`]; `len` bytes from `buffer` must be writable, unless it is null.
+/// As [`strongroom_heap_malloc`]; `len` bytes from `buffer` must be writable, unless it is null.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_heap_receipt(
-    heap: *const sr_heap,
+pub unsafe extern "C" fn strongroom_heap_receipt(
+    heap: *const strongroom_heap,
     buffer: *mut c_char,
     len: usize,
 ) -> usize {
     let write = |heap: &Heap| {
         let (Some(receipt), Some(keeper)) = (heap.receipt(), heap.keeper()) else {
             error::note(Failure::Argument(
-                "the process-wide heap does not run yet; call sr_start first",
+                "the process-wide heap does not run yet; call strongroom_start first",
             ));
             return 0;
         };

@@ -1,8 +1,8 @@
 //! The process-wide heap, as malloc(3) and its kin.
 
 use crate::error::{self, Failure};
-use crate::heap::{self, allocate, allocate_array, null, sr_heap};
-use crate::policy::{self, sr_policy};
+use crate::heap::{self, allocate, allocate_array, null, strongroom_heap};
+use crate::policy::{self, strongroom_policy};
 use core::ffi::{c_int, c_void};
 use core::ptr;
 use strongroom::heap::global;
@@ -15,7 +15,7 @@ use strongroom::heap::global;
 /// # Safety
 /// `policy` must be null or lead to a policy.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_start(policy: *const sr_policy) -> c_int {
+pub unsafe extern "C" fn strongroom_start(policy: *const strongroom_policy) -> c_int {
     // SAFETY: the caller's promise.
     let started = unsafe { policy::read(policy) }.and_then(|policy| {
         global().start(policy)?;
@@ -33,7 +33,7 @@ pub unsafe extern "C" fn sr_start(policy: *const sr_policy) -> c_int {
 ///
 /// Thread safe.
 #[unsafe(no_mangle)]
-pub extern "C" fn sr_process_heap() -> *mut sr_heap {
+pub extern "C" fn strongroom_process_heap() -> *mut strongroom_heap {
     ptr::from_ref(global()).cast_mut()
 }
 
@@ -41,7 +41,7 @@ pub extern "C" fn sr_process_heap() -> *mut sr_heap {
 ///
 /// Thread safe.
 #[unsafe(no_mangle)]
-pub extern "C" fn sr_malloc(size: usize) -> *mut c_void {
+pub extern "C" fn strongroom_malloc(size: usize) -> *mut c_void {
     // Every block is aligned to 16.
     allocate(global(), size, 1).unwrap_or_else(null)
 }
@@ -50,7 +50,7 @@ pub extern "C" fn sr_malloc(size: usize) -> *mut c_void {
 ///
 /// Thread safe.
 #[unsafe(no_mangle)]
-pub extern "C" fn sr_calloc(count: usize, size: usize) -> *mut c_void {
+pub extern "C" fn strongroom_calloc(count: usize, size: usize) -> *mut c_void {
     allocate_array(global(), count, size).unwrap_or_else(null)
 }
 
@@ -63,16 +63,16 @@ pub extern "C" fn sr_calloc(count: usize, size: usize) -> *mut c_void {
 /// `block` must be null or a block in use of the process-wide heap, and is not used any more where another
 /// one is returned.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_realloc(block: *mut c_void, size: usize) -> *mut c_void {
+pub unsafe extern "C" fn strongroom_realloc(block: *mut c_void, size: usize) -> *mut c_void {
     // SAFETY: the caller's promise.
     unsafe { heap::resize(global(), block, size) }.unwrap_or_else(null)
 }
 
-/// As [`sr_malloc`], aligned to `alignment` bytes, a power of two.
+/// As [`strongroom_malloc`], aligned to `alignment` bytes, a power of two.
 ///
 /// Thread safe.
 #[unsafe(no_mangle)]
-pub extern "C" fn sr_aligned_alloc(alignment: usize, size: usize) -> *mut c_void {
+pub extern "C" fn strongroom_aligned_alloc(alignment: usize, size: usize) -> *mut c_void {
     allocate(global(), size, alignment).unwrap_or_else(null)
 }
 
@@ -85,7 +85,7 @@ pub extern "C" fn sr_aligned_alloc(alignment: usize, size: usize) -> *mut c_void
 /// # Safety
 /// `block` must be null or a block in use of the process-wide heap, and is not used any more.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_free(block: *mut c_void) {
+pub unsafe extern "C" fn strongroom_free(block: *mut c_void) {
     // SAFETY: the caller's promise.
     unsafe { heap::free(global(), block) }
 }
@@ -99,7 +99,7 @@ pub unsafe extern "C" fn sr_free(block: *mut c_void) {
 /// # Safety
 /// `block` must be null or a block in use of the process-wide heap.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_usable_size(block: *mut c_void) -> usize {
+pub unsafe extern "C" fn strongroom_usable_size(block: *mut c_void) -> usize {
     // SAFETY: the caller's promise.
     unsafe { heap::usable_size(global(), block) }
 }

@@ -19,12 +19,12 @@ pub const SR_FORK_DROP: u32 = 2;
 /// [`ForkPolicy::Deny`].
 pub const SR_FORK_DENY: u32 = 3;
 
-/// `sr_policy`: what is required and what is preferred. Zeros are no policy.
+/// `strongroom_policy`: what is required and what is preferred. Zeros are no policy.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 #[allow(non_camel_case_types, reason = "its name in C")]
-pub struct sr_policy {
-    /// `sizeof(sr_policy)`: a later library knows by it which fields there are.
+pub struct strongroom_policy {
+    /// `sizeof(strongroom_policy)`: a later library knows by it which fields there are.
     pub size: u32,
     /// The least that is acceptable: a level.
     pub required: u32,
@@ -61,14 +61,14 @@ fn number(level: Option<Level>) -> u32 {
 ///
 /// # Safety
 /// Unless it is null, the pointer must lead to a policy that nobody changes meanwhile.
-pub(crate) unsafe fn read(policy: *const sr_policy) -> Result<Policy, Failure> {
+pub(crate) unsafe fn read(policy: *const strongroom_policy) -> Result<Policy, Failure> {
     if policy.is_null() {
         return Err(Failure::Argument(NO_POLICY));
     }
     // SAFETY: the caller's promise; the size comes first in any version.
-    if unsafe { (*policy).size } as usize != size_of::<sr_policy>() {
+    if unsafe { (*policy).size } as usize != size_of::<strongroom_policy>() {
         return Err(Failure::Argument(
-            "the policy's size is not this library's; set it to sizeof(sr_policy), and build with the header of this version",
+            "the policy's size is not this library's; set it to sizeof(strongroom_policy), and build with the header of this version",
         ));
     }
     // SAFETY: as above, and it has this library's size.
@@ -111,7 +111,10 @@ pub(crate) unsafe fn read(policy: *const sr_policy) -> Result<Policy, Failure> {
 /// # Safety
 /// `policy` must be null or lead to a policy, `held` must be null or a place for a number.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_policy_check(policy: *const sr_policy, held: *mut u32) -> c_int {
+pub unsafe extern "C" fn strongroom_policy_check(
+    policy: *const strongroom_policy,
+    held: *mut u32,
+) -> c_int {
     // SAFETY: the caller's promise.
     let checked = unsafe { read(policy) }.and_then(|policy| Ok(keeper::choose(&policy)?));
     error::code(checked.map(|(_, receipt)| {
@@ -126,7 +129,7 @@ pub unsafe extern "C" fn sr_policy_check(policy: *const sr_policy, held: *mut u3
 ///
 /// Thread safe.
 #[unsafe(no_mangle)]
-pub extern "C" fn sr_level_protections(level: u32) -> u32 {
+pub extern "C" fn strongroom_level_protections(level: u32) -> u32 {
     self::level(level).map_or(0, |level| level.protections().bits())
 }
 
@@ -134,7 +137,7 @@ pub extern "C" fn sr_level_protections(level: u32) -> u32 {
 ///
 /// Thread safe.
 #[unsafe(no_mangle)]
-pub extern "C" fn sr_level_reached(held: u32) -> u32 {
+pub extern "C" fn strongroom_level_reached(held: u32) -> u32 {
     number(Level::reached(Protections::from_bits_truncate(held)))
 }
 
@@ -190,6 +193,6 @@ protections! {
 ///
 /// Thread safe.
 #[unsafe(no_mangle)]
-pub extern "C" fn sr_protection_name(protection: u32) -> *const c_char {
+pub extern "C" fn strongroom_protection_name(protection: u32) -> *const c_char {
     name(protection).unwrap_or(core::ptr::null())
 }

@@ -2,30 +2,30 @@
 
 use crate::error::{self, Failure};
 use crate::handle;
-use crate::policy::{self, sr_policy};
+use crate::policy::{self, strongroom_policy};
 use crate::receipt::{Document, Text};
 use core::ffi::{c_char, c_void};
 use core::ptr;
 use strongroom::{Policy, Refused, Region};
 
-/// `sr_region`, opaque in C.
+/// `strongroom_region`, opaque in C.
 #[allow(non_camel_case_types, reason = "its name in C")]
-pub struct sr_region {
+pub struct strongroom_region {
     region: Region,
     /// Asked once: what C writes there at any time is no reference's of Rust's.
     start: *mut u8,
     len: usize,
 }
 
-const NO_REGION: &str = "the region is NULL; sr_region_new failed, or was not called";
+const NO_REGION: &str = "the region is NULL; strongroom_region_new failed, or was not called";
 
 /// # Safety
 /// As [`policy::read`].
 unsafe fn make(
-    policy: *const sr_policy,
+    policy: *const strongroom_policy,
     len: usize,
     new: impl FnOnce(usize, Policy) -> Result<Region, Refused>,
-) -> *mut sr_region {
+) -> *mut strongroom_region {
     // SAFETY: the caller's promise.
     let made = unsafe { policy::read(policy) }.and_then(|policy| {
         if len == 0 {
@@ -35,7 +35,7 @@ unsafe fn make(
         }
         let mut region = new(len, policy)?;
         let (start, len) = (region.as_mut_ptr(), region.len());
-        handle::made(sr_region { region, start, len })
+        handle::made(strongroom_region { region, start, len })
     });
     made.unwrap_or_else(|failure| {
         error::note(failure);
@@ -50,7 +50,10 @@ unsafe fn make(
 /// # Safety
 /// `policy` must be null or lead to a policy.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_region_new(policy: *const sr_policy, len: usize) -> *mut sr_region {
+pub unsafe extern "C" fn strongroom_region_new(
+    policy: *const strongroom_policy,
+    len: usize,
+) -> *mut strongroom_region {
     // SAFETY: the caller's promise.
     unsafe { make(policy, len, Region::new) }
 }
@@ -60,12 +63,12 @@ pub unsafe extern "C" fn sr_region_new(policy: *const sr_policy, len: usize) -> 
 /// Thread safe.
 ///
 /// # Safety
-/// As [`sr_region_new`].
+/// As [`strongroom_region_new`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_region_new_huge(
-    policy: *const sr_policy,
+pub unsafe extern "C" fn strongroom_region_new_huge(
+    policy: *const strongroom_policy,
     len: usize,
-) -> *mut sr_region {
+) -> *mut strongroom_region {
     // SAFETY: the caller's promise.
     unsafe { make(policy, len, Region::huge) }
 }
@@ -74,7 +77,11 @@ pub unsafe extern "C" fn sr_region_new_huge(
 ///
 /// # Safety
 /// `region` must be null or a region that is not freed.
-unsafe fn ask<T>(region: *const sr_region, otherwise: T, what: impl FnOnce(&sr_region) -> T) -> T {
+unsafe fn ask<T>(
+    region: *const strongroom_region,
+    otherwise: T,
+    what: impl FnOnce(&strongroom_region) -> T,
+) -> T {
     // SAFETY: the caller's promise.
     match unsafe { handle::get(region, NO_REGION) } {
         Ok(region) => what(region),
@@ -92,7 +99,9 @@ unsafe fn ask<T>(region: *const sr_region, otherwise: T, what: impl FnOnce(&sr_r
 /// # Safety
 /// `region` must be null or a region that is not freed.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_region_address(region: *const sr_region) -> *mut c_void {
+pub unsafe extern "C" fn strongroom_region_address(
+    region: *const strongroom_region,
+) -> *mut c_void {
     // SAFETY: the caller's promise.
     unsafe { ask(region, ptr::null_mut(), |region| region.start.cast()) }
 }
@@ -102,9 +111,9 @@ pub unsafe extern "C" fn sr_region_address(region: *const sr_region) -> *mut c_v
 /// Thread safe.
 ///
 /// # Safety
-/// As [`sr_region_address`].
+/// As [`strongroom_region_address`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_region_length(region: *const sr_region) -> usize {
+pub unsafe extern "C" fn strongroom_region_length(region: *const strongroom_region) -> usize {
     // SAFETY: the caller's promise.
     unsafe { ask(region, 0, |region| region.len) }
 }
@@ -114,10 +123,10 @@ pub unsafe extern "C" fn sr_region_length(region: *const sr_region) -> usize {
 /// Thread safe.
 ///
 /// # Safety
-/// As [`sr_region_address`].
+/// As [`strongroom_region_address`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_region_held(region: *const sr_region) -> u32 {
-    let held = |region: &sr_region| region.region.receipt().held().bits();
+pub unsafe extern "C" fn strongroom_region_held(region: *const strongroom_region) -> u32 {
+    let held = |region: &strongroom_region| region.region.receipt().held().bits();
     // SAFETY: the caller's promise.
     unsafe { ask(region, 0, held) }
 }
@@ -128,14 +137,14 @@ pub unsafe extern "C" fn sr_region_held(region: *const sr_region) -> u32 {
 /// Thread safe.
 ///
 /// # Safety
-/// As [`sr_region_address`]; `len` bytes from `buffer` must be writable, unless it is null.
+/// As [`strongroom_region_address`]; `len` bytes from `buffer` must be writable, unless it is null.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_region_receipt(
-    region: *const sr_region,
+pub unsafe extern "C" fn strongroom_region_receipt(
+    region: *const strongroom_region,
     buffer: *mut c_char,
     len: usize,
 ) -> usize {
-    let write = |region: &sr_region| {
+    let write = |region: &strongroom_region| {
         let keeper = region.region.keeper();
         let document = Document {
             schema: 1,
@@ -159,7 +168,7 @@ pub unsafe extern "C" fn sr_region_receipt(
 /// # Safety
 /// `region` must be null or a region that is not freed, and nothing may use it, or its memory, afterwards.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_region_free(region: *mut sr_region) {
+pub unsafe extern "C" fn strongroom_region_free(region: *mut strongroom_region) {
     if !region.is_null() {
         let errno = error::errno();
         // SAFETY: the caller's promise.

@@ -13,7 +13,7 @@ pub const SR_VERSION: &str = env!("CARGO_PKG_VERSION");
 ///
 /// Thread safe.
 #[unsafe(no_mangle)]
-pub extern "C" fn sr_abi() -> u32 {
+pub extern "C" fn strongroom_abi() -> u32 {
     SR_ABI
 }
 
@@ -21,7 +21,7 @@ pub extern "C" fn sr_abi() -> u32 {
 ///
 /// Thread safe.
 #[unsafe(no_mangle)]
-pub extern "C" fn sr_version() -> *const c_char {
+pub extern "C" fn strongroom_version() -> *const c_char {
     const TEXT: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
     TEXT.as_ptr().cast()
 }

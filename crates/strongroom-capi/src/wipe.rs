@@ -9,7 +9,7 @@ use core::ffi::c_void;
 /// # Safety
 /// The bytes must be writable and the caller's.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sr_wipe(start: *mut c_void, len: usize) {
+pub unsafe extern "C" fn strongroom_wipe(start: *mut c_void, len: usize) {
     if !start.is_null() {
         // SAFETY: the caller's promise.
         unsafe { strongroom::wipe(start.cast(), len) };

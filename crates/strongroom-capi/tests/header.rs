@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use strongroom_capi::conceal::sr_concealed;
+use strongroom_capi::conceal::strongroom_concealed;
 use strongroom_capi::error::CODES;
 use strongroom_capi::policy::*;
 use strongroom_capi::version::{SR_ABI, SR_VERSION};
@@ -17,8 +17,8 @@ fn it_is_strict_c_and_cpp() {
     let workshop = Workshop::new();
     // Nothing before it, it twice, and a policy from either macro.
     let source = "#include <strongroom.h>\n#include <strongroom.h>\n\
-        int main(void)\n{\n    sr_policy a = SR_REQUIRE(SR_HIDDEN), b = SR_PREFER(SR_HIDDEN);\n    \
-        return a.required == SR_HIDDEN && b.required == SR_LOCKED && sr_abi() == SR_ABI ? 0 : 1;\n}\n";
+        int main(void)\n{\n    strongroom_policy a = SR_REQUIRE(SR_HIDDEN), b = SR_PREFER(SR_HIDDEN);\n    \
+        return a.required == SR_HIDDEN && b.required == SR_LOCKED && strongroom_abi() == SR_ABI ? 0 : 1;\n}\n";
     for (name, standards) in [
         ("gcc", &["c99", "c11", "c17"][..]),
         ("g++", &["c++11", "c++17", "c++20"]),
@@ -57,8 +57,14 @@ fn in_rust() -> BTreeMap<String, u64> {
         ("SR_FORK_DROP", u64::from(SR_FORK_DROP)),
         ("SR_FORK_DENY", u64::from(SR_FORK_DENY)),
         ("SR_ABI", u64::from(SR_ABI)),
-        ("sizeof(sr_policy)", size_of::<sr_policy>() as u64),
-        ("sizeof(sr_concealed)", size_of::<sr_concealed>() as u64),
+        (
+            "sizeof(strongroom_policy)",
+            size_of::<strongroom_policy>() as u64,
+        ),
+        (
+            "sizeof(strongroom_concealed)",
+            size_of::<strongroom_concealed>() as u64,
+        ),
     ];
     all.extend(more.map(|(name, value)| (name.to_owned(), value)));
     macro_rules! fields {
@@ -67,8 +73,8 @@ fn in_rust() -> BTreeMap<String, u64> {
             all.insert(name.to_owned(), std::mem::offset_of!($structure, $field) as u64);
         )*};
     }
-    fields!(sr_policy: size required preferred fork besides);
-    fields!(sr_concealed: secret locked);
+    fields!(strongroom_policy: size required preferred fork besides);
+    fields!(strongroom_concealed: secret locked);
     all
 }
 
@@ -98,8 +104,8 @@ fn it_says_what_rust_says() {
             "    printf(\"%lu {name}\\n\", (unsigned long)({name}));"
         );
     }
-    source.push_str("    printf(\"%s %s\\n\", SR_VERSION, sr_version());\n");
-    source.push_str("    return sr_abi() == SR_ABI ? 0 : 1;\n}\n");
+    source.push_str("    printf(\"%s %s\\n\", SR_VERSION, strongroom_version());\n");
+    source.push_str("    return strongroom_abi() == SR_ABI ? 0 : 1;\n}\n");
     let file = workshop.path().join("constants.c");
     std::fs::write(&file, source).unwrap();
     let program = workshop.path().join("constants");
@@ -142,12 +148,14 @@ fn the_words_are_those_of_receipts() {
     assert_eq!(word(SR_E_NO_SECRET_MEMORY), Reason::NoSecretMemory.word());
     assert_eq!(word(SR_E_POOL_FULL), Reason::PoolFull { need: 0 }.word());
     for protection in Protection::ALL {
-        let name = sr_protection_name(protection.only().bits());
+        let name = strongroom_protection_name(protection.only().bits());
         // SAFETY: a static text.
         let name = unsafe { std::ffi::CStr::from_ptr(name) };
         assert_eq!(name.to_str().unwrap(), protection.name());
     }
     assert_eq!(PROTECTIONS.len(), Protection::ALL.len());
-    assert!(sr_protection_name(0).is_null() && sr_protection_name(3).is_null());
-    assert!(sr_error_name(-1).is_null() && sr_error_name(CODES.len() as i32).is_null());
+    assert!(strongroom_protection_name(0).is_null() && strongroom_protection_name(3).is_null());
+    assert!(
+        strongroom_error_name(-1).is_null() && strongroom_error_name(CODES.len() as i32).is_null()
+    );
 }

@@ -9,20 +9,20 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 use strongroom::keeper::{self, DRIVER, DRIVER_UNCACHED, LOCKED, SECRETMEM};
-use strongroom_capi::conceal::{sr_conceal, sr_concealed};
+use strongroom_capi::conceal::{strongroom_conceal, strongroom_concealed};
 use strongroom_capi::error::*;
 use strongroom_capi::heap::*;
 use strongroom_capi::malloc::*;
 use strongroom_capi::policy::*;
 use strongroom_capi::region::*;
-use strongroom_capi::wipe::sr_wipe;
+use strongroom_capi::wipe::strongroom_wipe;
 use strongroom_core::driver::DEVICE;
 
 const HUGE: usize = 2 << 20;
 
-const fn policy(required: u32, preferred: u32, fork: u32) -> sr_policy {
-    sr_policy {
-        size: size_of::<sr_policy>() as u32,
+const fn policy(required: u32, preferred: u32, fork: u32) -> strongroom_policy {
+    strongroom_policy {
+        size: size_of::<strongroom_policy>() as u32,
         required,
         preferred,
         fork,
@@ -30,7 +30,7 @@ const fn policy(required: u32, preferred: u32, fork: u32) -> sr_policy {
     }
 }
 
-const BEST: sr_policy = policy(SR_LOCKED, SR_HIDDEN, SR_FORK_COPY);
+const BEST: strongroom_policy = policy(SR_LOCKED, SR_HIDDEN, SR_FORK_COPY);
 
 /// Reruns one test in a process of its own: the process-wide heap has one policy, and a fork copies
 /// what other tests hold.
@@ -102,21 +102,21 @@ fn text(write: impl Fn(*mut c_char, usize) -> usize) -> String {
 
 fn message() -> String {
     // SAFETY: `text` gives writable buffers.
-    text(|buffer, len| unsafe { sr_error_message(buffer, len) })
+    text(|buffer, len| unsafe { strongroom_error_message(buffer, len) })
 }
 
-fn receipt_of_region(region: *const sr_region) -> Value {
+fn receipt_of_region(region: *const strongroom_region) -> Value {
     // SAFETY: `text` gives writable buffers.
     serde_json::from_str(&text(|buffer, len| unsafe {
-        sr_region_receipt(region, buffer, len)
+        strongroom_region_receipt(region, buffer, len)
     }))
     .unwrap()
 }
 
-fn receipt_of_heap(heap: *const sr_heap) -> Value {
+fn receipt_of_heap(heap: *const strongroom_heap) -> Value {
     // SAFETY: `text` gives writable buffers.
     serde_json::from_str(&text(|buffer, len| unsafe {
-        sr_heap_receipt(heap, buffer, len)
+        strongroom_heap_receipt(heap, buffer, len)
     }))
     .unwrap()
 }
@@ -126,7 +126,7 @@ fn names(set: u32) -> Vec<String> {
         .map(|bit| 1u32 << bit)
         .filter(|bit| set & bit != 0)
         .map(|bit| {
-            let name = sr_protection_name(bit);
+            let name = strongroom_protection_name(bit);
             assert!(!name.is_null());
             // SAFETY: a static text.
             unsafe { CStr::from_ptr(name) }.to_str().unwrap().to_owned()
@@ -147,20 +147,23 @@ fn strings(value: &Value) -> Vec<String> {
 fn a_region_is_what_its_receipt_says() {
     // SAFETY: each pointer is a region until it is freed, and each memory the region's.
     unsafe {
-        let region = sr_region_new(&BEST, 5000);
+        let region = strongroom_region_new(&BEST, 5000);
         assert!(!region.is_null(), "{}", message());
-        let (start, len) = (sr_region_address(region), sr_region_length(region));
+        let (start, len) = (
+            strongroom_region_address(region),
+            strongroom_region_length(region),
+        );
         assert_eq!((len, start as usize % 4096), (8192, 0));
         let bytes = std::slice::from_raw_parts_mut(start.cast::<u8>(), len);
         assert!(bytes.iter().all(|&byte| byte == 0));
         bytes.fill(7);
         assert!(bytes.iter().all(|&byte| byte == 7));
 
-        let (held, receipt) = (sr_region_held(region), receipt_of_region(region));
+        let (held, receipt) = (strongroom_region_held(region), receipt_of_region(region));
         assert_eq!(strings(&receipt["held"]), names(held));
         assert_eq!(
             strings(&receipt["asked"]),
-            names(sr_level_protections(SR_HIDDEN))
+            names(strongroom_level_protections(SR_HIDDEN))
         );
         assert_eq!(receipt["schema"], 1);
         assert_eq!(receipt["bytes"], 8192);
@@ -168,7 +171,7 @@ fn a_region_is_what_its_receipt_says() {
         assert_eq!(receipt["kept"][best_keeper()], 8192);
         let hidden = best_keeper() != LOCKED.name();
         assert_eq!(
-            sr_level_reached(held),
+            strongroom_level_reached(held),
             if hidden { SR_HIDDEN } else { SR_LOCKED }
         );
         assert_eq!(receipt["level"], if hidden { "hidden" } else { "locked" });
@@ -177,51 +180,54 @@ fn a_region_is_what_its_receipt_says() {
             assert_ne!(missing["cause"], "");
         }
         assert_ne!(held & SR_BOUNDED, 0);
-        sr_region_free(region);
+        strongroom_region_free(region);
 
         // At a lower level the same questions have other answers.
         let locked = policy(SR_LOCKED, SR_LOCKED, SR_FORK_DROP);
-        let region = sr_region_new(&locked, 1);
+        let region = strongroom_region_new(&locked, 1);
         assert_eq!(receipt_of_region(region)["keeper"], LOCKED.name());
         assert_eq!(
-            sr_region_held(region) & (SR_NO_PEEK | SR_NO_SWAP),
+            strongroom_region_held(region) & (SR_NO_PEEK | SR_NO_SWAP),
             SR_NO_SWAP
         );
-        sr_region_free(region);
-        sr_region_free(null_mut());
+        strongroom_region_free(region);
+        strongroom_region_free(null_mut());
     }
 }
 
 #[test]
 fn what_the_driver_alone_has_is_had_of_it_or_refused() {
-    let uncached = sr_policy {
+    let uncached = strongroom_policy {
         besides: SR_UNCACHED,
         ..policy(SR_HIDDEN, SR_HIDDEN, SR_FORK_COPY)
     };
     // SAFETY: as above.
     unsafe {
-        let region = sr_region_new(&uncached, 1);
+        let region = strongroom_region_new(&uncached, 1);
         if has_driver() {
             assert_eq!(receipt_of_region(region)["keeper"], DRIVER_UNCACHED.name());
-            assert_ne!(sr_region_held(region) & SR_UNCACHED, 0);
-            sr_region_free(region);
+            assert_ne!(strongroom_region_held(region) & SR_UNCACHED, 0);
+            strongroom_region_free(region);
         } else {
             assert!(region.is_null());
-            assert_eq!(sr_last_error(), SR_E_NO_DRIVER);
+            assert_eq!(strongroom_last_error(), SR_E_NO_DRIVER);
             assert!(message().ends_with("modprobe strongroom`"), "{}", message());
         }
         let hidden = policy(SR_HIDDEN, SR_HIDDEN, SR_FORK_DROP);
-        let region = sr_region_new_huge(&hidden, HUGE + 1);
+        let region = strongroom_region_new_huge(&hidden, HUGE + 1);
         if has_driver() {
             assert_eq!(receipt_of_region(region)["keeper"], "driver-huge");
-            let (start, len) = (sr_region_address(region), sr_region_length(region));
+            let (start, len) = (
+                strongroom_region_address(region),
+                strongroom_region_length(region),
+            );
             assert_eq!((len, start as usize % HUGE), (2 * HUGE, 0));
             start.cast::<u8>().add(len - 1).write(3);
             assert_eq!(start.cast::<u8>().add(len - 1).read(), 3);
-            sr_region_free(region);
+            strongroom_region_free(region);
         } else {
             assert!(region.is_null());
-            assert_eq!(sr_last_error(), SR_E_NO_DRIVER);
+            assert_eq!(strongroom_last_error(), SR_E_NO_DRIVER);
         }
     }
 }
@@ -232,50 +238,52 @@ fn what_cannot_be_had_is_refused_and_named() {
     unsafe {
         let closed = policy(SR_CLOSED, SR_CLOSED, SR_FORK_DROP);
         let mut held = 77;
-        let code = sr_policy_check(&closed, &raw mut held);
+        let code = strongroom_policy_check(&closed, &raw mut held);
         assert_eq!((code, held), (SR_E_NOT_ARRANGED, 77));
         assert!(message().contains("`closed`"), "{}", message());
-        assert!(sr_region_new(&closed, 1).is_null() && sr_heap_new(&closed).is_null());
-
-        assert_eq!(sr_policy_check(&BEST, &raw mut held), SR_OK);
-        assert_eq!(
-            held & sr_level_protections(SR_LOCKED),
-            sr_level_protections(SR_LOCKED)
+        assert!(
+            strongroom_region_new(&closed, 1).is_null() && strongroom_heap_new(&closed).is_null()
         );
-        assert_eq!(sr_policy_check(&BEST, null_mut()), SR_OK);
+
+        assert_eq!(strongroom_policy_check(&BEST, &raw mut held), SR_OK);
         assert_eq!(
-            sr_last_error(),
+            held & strongroom_level_protections(SR_LOCKED),
+            strongroom_level_protections(SR_LOCKED)
+        );
+        assert_eq!(strongroom_policy_check(&BEST, null_mut()), SR_OK);
+        assert_eq!(
+            strongroom_last_error(),
             SR_E_NOT_ARRANGED,
             "what succeeds leaves it"
         );
 
-        assert!(sr_region_new(&BEST, usize::MAX).is_null());
-        assert_eq!(sr_last_error(), SR_E_OUT_OF_MEMORY);
-        assert!(sr_region_new_huge(&BEST, usize::MAX).is_null());
+        assert!(strongroom_region_new(&BEST, usize::MAX).is_null());
+        assert_eq!(strongroom_last_error(), SR_E_OUT_OF_MEMORY);
+        assert!(strongroom_region_new_huge(&BEST, usize::MAX).is_null());
     }
 }
 
 #[test]
 fn misuse_is_an_error_and_changes_nothing() {
-    let refused = |code| code == SR_E_ARGUMENT && sr_last_error() == SR_E_ARGUMENT;
+    let refused = |code| code == SR_E_ARGUMENT && strongroom_last_error() == SR_E_ARGUMENT;
     let wrong = [
-        sr_policy { size: 0, ..BEST },
-        sr_policy { size: 24, ..BEST },
-        sr_policy {
+        strongroom_policy { size: 0, ..BEST },
+        strongroom_policy { size: 24, ..BEST },
+        strongroom_policy {
             required: 0,
             ..BEST
         },
-        sr_policy {
+        strongroom_policy {
             required: 4,
             ..BEST
         },
-        sr_policy {
+        strongroom_policy {
             preferred: 0,
             ..BEST
         },
-        sr_policy { fork: 0, ..BEST },
-        sr_policy { fork: 4, ..BEST },
-        sr_policy {
+        strongroom_policy { fork: 0, ..BEST },
+        strongroom_policy { fork: 4, ..BEST },
+        strongroom_policy {
             besides: 1 << 14,
             ..BEST
         },
@@ -285,49 +293,67 @@ fn misuse_is_an_error_and_changes_nothing() {
     // SAFETY: what is wrong is refused before it is used.
     unsafe {
         for policy in wrong.iter().map(std::ptr::from_ref).chain([null()]) {
-            assert!(refused(sr_policy_check(policy, null_mut())), "{policy:?}");
+            assert!(
+                refused(strongroom_policy_check(policy, null_mut())),
+                "{policy:?}"
+            );
             texts.insert(message());
-            assert!(refused(sr_start(policy)));
-            assert!(sr_region_new(policy, 1).is_null() && sr_region_new_huge(policy, 1).is_null());
-            assert!(sr_heap_new(policy).is_null());
+            assert!(refused(strongroom_start(policy)));
+            assert!(
+                strongroom_region_new(policy, 1).is_null()
+                    && strongroom_region_new_huge(policy, 1).is_null()
+            );
+            assert!(strongroom_heap_new(policy).is_null());
             let mut page = [1u8; 10];
-            let outcome = sr_conceal(page.as_mut_ptr().cast(), 10, policy, null_mut());
+            let outcome = strongroom_conceal(page.as_mut_ptr().cast(), 10, policy, null_mut());
             assert!(refused(outcome) && page == [1; 10]);
         }
-        assert!(sr_region_new(&BEST, 0).is_null() && sr_region_new_huge(&BEST, 0).is_null());
+        assert!(
+            strongroom_region_new(&BEST, 0).is_null()
+                && strongroom_region_new_huge(&BEST, 0).is_null()
+        );
         texts.insert(message());
 
-        assert!(sr_region_address(null()).is_null());
-        assert_eq!((sr_region_length(null()), sr_region_held(null())), (0, 0));
+        assert!(strongroom_region_address(null()).is_null());
+        assert_eq!(
+            (
+                strongroom_region_length(null()),
+                strongroom_region_held(null())
+            ),
+            (0, 0)
+        );
         let mut buffer = [b'x' as c_char; 4];
-        assert_eq!(sr_region_receipt(null(), buffer.as_mut_ptr(), 4), 0);
+        assert_eq!(strongroom_region_receipt(null(), buffer.as_mut_ptr(), 4), 0);
         texts.insert(message());
-        assert_eq!(sr_heap_receipt(null(), buffer.as_mut_ptr(), 4), 0);
+        assert_eq!(strongroom_heap_receipt(null(), buffer.as_mut_ptr(), 4), 0);
         assert_eq!(buffer, [b'x' as c_char; 4]);
         texts.insert(message());
 
         let heap = null_mut();
-        assert!(sr_heap_malloc(heap, 1).is_null() && sr_heap_calloc(heap, 1, 1).is_null());
-        assert!(sr_heap_realloc(heap, null_mut(), 1).is_null());
-        assert!(sr_heap_aligned_alloc(heap, 16, 1).is_null());
-        assert_eq!(sr_heap_usable_size(heap, null_mut()), 0);
-        assert_eq!(sr_heap_held(heap), 0);
-        sr_heap_free(heap, null_mut());
-        sr_heap_trim(heap);
-        assert_eq!(sr_heap_delete(heap), SR_OK);
-        assert!(refused(sr_heap_delete(sr_process_heap())));
+        assert!(
+            strongroom_heap_malloc(heap, 1).is_null()
+                && strongroom_heap_calloc(heap, 1, 1).is_null()
+        );
+        assert!(strongroom_heap_realloc(heap, null_mut(), 1).is_null());
+        assert!(strongroom_heap_aligned_alloc(heap, 16, 1).is_null());
+        assert_eq!(strongroom_heap_usable_size(heap, null_mut()), 0);
+        assert_eq!(strongroom_heap_held(heap), 0);
+        strongroom_heap_free(heap, null_mut());
+        strongroom_heap_trim(heap);
+        assert_eq!(strongroom_heap_delete(heap), SR_OK);
+        assert!(refused(strongroom_heap_delete(strongroom_process_heap())));
         texts.insert(message());
 
         for alignment in [0, 3, 24, usize::MAX] {
-            assert!(sr_aligned_alloc(alignment, 16).is_null());
-            assert!(refused(sr_last_error()));
+            assert!(strongroom_aligned_alloc(alignment, 16).is_null());
+            assert!(refused(strongroom_last_error()));
             assert_eq!(
                 std::io::Error::last_os_error().raw_os_error(),
                 Some(libc::EINVAL)
             );
         }
         texts.insert(message());
-        assert!(sr_calloc(usize::MAX / 2, 3).is_null() && refused(sr_last_error()));
+        assert!(strongroom_calloc(usize::MAX / 2, 3).is_null() && refused(strongroom_last_error()));
         texts.insert(message());
 
         let start = (&raw mut buffer).cast();
@@ -337,14 +363,14 @@ fn misuse_is_an_error_and_changes_nothing() {
             (start, usize::MAX),
             (start, usize::MAX - 8),
         ] {
-            assert!(refused(sr_conceal(start, len, &BEST, null_mut())));
+            assert!(refused(strongroom_conceal(start, len, &BEST, null_mut())));
         }
         texts.insert(message());
-        let block = sr_malloc(9);
-        assert!(refused(sr_conceal(block, 9, &BEST, null_mut())));
+        let block = strongroom_malloc(9);
+        assert!(refused(strongroom_conceal(block, 9, &BEST, null_mut())));
         texts.insert(message());
-        sr_free(block);
-        sr_wipe(null_mut(), 10);
+        strongroom_free(block);
+        strongroom_wipe(null_mut(), 10);
     }
     assert_eq!(texts.len(), 14, "each has a text of its own: {texts:#?}");
     // A cause, and what to do about it.
@@ -357,8 +383,8 @@ fn misuse_is_an_error_and_changes_nothing() {
 fn sizes_at_the_edge_of_what_there_is_are_refused_or_served() {
     // SAFETY: blocks are freed once; a heap is deleted when it is empty.
     unsafe {
-        let heap = sr_heap_new(&BEST);
-        let kept = sr_heap_malloc(heap, 40);
+        let heap = strongroom_heap_new(&BEST);
+        let kept = strongroom_heap_malloc(heap, 40);
         kept.cast::<u8>().write_bytes(9, 40);
         let mut refused = 0;
         for shift in 4..64u32 {
@@ -375,18 +401,18 @@ fn sizes_at_the_edge_of_what_there_is_are_refused_or_served() {
                     if !served && size < 1 << 37 && alignment < 1 << 37 {
                         continue;
                     }
-                    let block = sr_heap_aligned_alloc(heap, alignment, size);
+                    let block = strongroom_heap_aligned_alloc(heap, alignment, size);
                     assert_eq!(!block.is_null(), served, "{size} aligned to {alignment}");
                     if served {
                         assert_eq!(block as usize % alignment.max(16), 0);
-                        assert!(sr_heap_usable_size(heap, block) >= size);
-                        sr_heap_free(heap, block);
+                        assert!(strongroom_heap_usable_size(heap, block) >= size);
+                        strongroom_heap_free(heap, block);
                     } else {
                         refused += 1;
                     }
                 }
                 if size >= 1 << 37 {
-                    assert!(sr_heap_realloc(heap, kept, size).is_null());
+                    assert!(strongroom_heap_realloc(heap, kept, size).is_null());
                     assert_eq!(
                         std::io::Error::last_os_error().raw_os_error(),
                         Some(libc::ENOMEM)
@@ -397,8 +423,8 @@ fn sizes_at_the_edge_of_what_there_is_are_refused_or_served() {
             }
         }
         assert!(refused > 100);
-        sr_heap_free(heap, kept);
-        assert_eq!(sr_heap_delete(heap), SR_OK);
+        strongroom_heap_free(heap, kept);
+        assert_eq!(strongroom_heap_delete(heap), SR_OK);
     }
 }
 
@@ -409,12 +435,12 @@ fn a_child_sees_what_the_policy_says() {
     }
     // SAFETY: memory of this test's own, freed once.
     unsafe {
-        assert_eq!(sr_start(&BEST), SR_OK, "{}", message());
-        let block = sr_malloc(100).cast::<u8>();
+        assert_eq!(strongroom_start(&BEST), SR_OK, "{}", message());
+        let block = strongroom_malloc(100).cast::<u8>();
         block.write_bytes(5, 100);
-        let copied = sr_region_new(&BEST, 1);
-        let dropped = sr_region_new(&policy(SR_LOCKED, SR_HIDDEN, SR_FORK_DROP), 1);
-        let address = |region| sr_region_address(region).cast::<u8>();
+        let copied = strongroom_region_new(&BEST, 1);
+        let dropped = strongroom_region_new(&policy(SR_LOCKED, SR_HIDDEN, SR_FORK_DROP), 1);
+        let address = |region| strongroom_region_address(region).cast::<u8>();
         let (copy, drop) = (address(copied), address(dropped));
         copy.write(6);
         drop.write(7);
@@ -427,17 +453,17 @@ fn a_child_sees_what_the_policy_says() {
         }));
         assert_eq!((block.read(), copy.read(), drop.read()), (5, 6, 7));
 
-        let denied = sr_region_new(&policy(SR_LOCKED, SR_HIDDEN, SR_FORK_DENY), 1);
+        let denied = strongroom_region_new(&policy(SR_LOCKED, SR_HIDDEN, SR_FORK_DENY), 1);
         assert_eq!(libc::fork(), -1);
         assert_eq!(
             std::io::Error::last_os_error().raw_os_error(),
             Some(libc::EPERM)
         );
         for region in [denied, copied, dropped] {
-            sr_region_free(region);
+            strongroom_region_free(region);
         }
         assert!(in_child(|| block.read() == 5));
-        sr_free(block.cast());
+        strongroom_free(block.cast());
     }
 }
 
@@ -457,9 +483,9 @@ fn memory_that_is_there_becomes_secret() {
         };
         let start = map(libc::MAP_PRIVATE);
         start.add(4000).write_bytes(8, 200);
-        let mut outcome = sr_concealed::default();
+        let mut outcome = strongroom_concealed::default();
         // Both pages that the range is in.
-        let code = sr_conceal(start.add(4000).cast(), 200, &BEST, &raw mut outcome);
+        let code = strongroom_conceal(start.add(4000).cast(), 200, &BEST, &raw mut outcome);
         assert_eq!(code, SR_OK, "{}", message());
         assert_eq!((outcome.secret, outcome.locked), (2 * 4096, 0));
         let bytes = std::slice::from_raw_parts(start, len);
@@ -484,20 +510,20 @@ fn memory_that_is_there_becomes_secret() {
         );
 
         let shared = map(libc::MAP_SHARED);
-        let code = sr_conceal(shared.cast(), len, &BEST, &raw mut outcome);
+        let code = strongroom_conceal(shared.cast(), len, &BEST, &raw mut outcome);
         assert_eq!(
             (code, outcome.secret, outcome.locked),
             (SR_E_NOT_CONCEALABLE, 0, len)
         );
-        assert!(message().contains("sr_malloc"));
+        assert!(message().contains("strongroom_malloc"));
 
         libc::munmap(start.cast(), len);
         libc::munmap(shared.cast(), len);
-        outcome = sr_concealed {
+        outcome = strongroom_concealed {
             secret: 1,
             locked: 2,
         };
-        let code = sr_conceal(shared.cast(), len, &BEST, &raw mut outcome);
+        let code = strongroom_conceal(shared.cast(), len, &BEST, &raw mut outcome);
         assert_eq!(
             (code, outcome.secret, outcome.locked),
             (SR_E_UNMAPPED, 1, 2)
@@ -510,32 +536,38 @@ fn the_process_wide_heap_has_one_policy() {
     if !alone("the_process_wide_heap_has_one_policy") {
         return;
     }
-    let heap = sr_process_heap();
+    let heap = strongroom_process_heap();
     // SAFETY: the heap lives as long as the process; blocks are freed once.
     unsafe {
-        assert_eq!(sr_last_error(), SR_OK);
-        assert_eq!(sr_heap_held(heap), 0, "it does not run yet");
-        assert_eq!(sr_heap_receipt(heap, null_mut(), 0), 0);
-        assert_eq!(sr_last_error(), SR_E_ARGUMENT);
+        assert_eq!(strongroom_last_error(), SR_OK);
+        assert_eq!(strongroom_heap_held(heap), 0, "it does not run yet");
+        assert_eq!(strongroom_heap_receipt(heap, null_mut(), 0), 0);
+        assert_eq!(strongroom_last_error(), SR_E_ARGUMENT);
         let locked = policy(SR_LOCKED, SR_LOCKED, SR_FORK_DROP);
-        assert_eq!((sr_start(&locked), sr_start(&locked)), (SR_OK, SR_OK));
-        assert_eq!(sr_start(&BEST), SR_E_STARTED);
+        assert_eq!(
+            (strongroom_start(&locked), strongroom_start(&locked)),
+            (SR_OK, SR_OK)
+        );
+        assert_eq!(strongroom_start(&BEST), SR_E_STARTED);
         assert_eq!(
             std::io::Error::last_os_error().raw_os_error(),
             Some(libc::EBUSY)
         );
-        let block = sr_malloc(10);
-        assert_eq!(sr_heap_held(heap), sr_level_protections(SR_LOCKED));
+        let block = strongroom_malloc(10);
+        assert_eq!(
+            strongroom_heap_held(heap),
+            strongroom_level_protections(SR_LOCKED)
+        );
         let receipt = receipt_of_heap(heap);
         assert_eq!(receipt["keeper"], LOCKED.name());
         assert!(receipt["bytes"].as_u64().unwrap() > 0 && receipt["chunks"] == 1);
         assert_eq!(receipt["kept"][LOCKED.name()], receipt["bytes"]);
 
         // Blocks of this heap are both families'.
-        let block = sr_heap_realloc(heap, block, 100_000);
-        assert!(sr_usable_size(block) >= 100_000);
-        sr_free(block);
-        sr_heap_trim(heap);
+        let block = strongroom_heap_realloc(heap, block, 100_000);
+        assert!(strongroom_usable_size(block) >= 100_000);
+        strongroom_free(block);
+        strongroom_heap_trim(heap);
         assert_eq!(receipt_of_heap(heap)["bytes"], 0);
     }
 }
@@ -548,13 +580,13 @@ fn a_start_that_failed_stays_one() {
     // SAFETY: policies that live.
     unsafe {
         assert_eq!(
-            sr_start(&policy(SR_CLOSED, SR_CLOSED, SR_FORK_DROP)),
+            strongroom_start(&policy(SR_CLOSED, SR_CLOSED, SR_FORK_DROP)),
             SR_E_NOT_ARRANGED
         );
-        assert_eq!(sr_start(&BEST), SR_E_NOT_ARRANGED);
+        assert_eq!(strongroom_start(&BEST), SR_E_NOT_ARRANGED);
     }
-    assert!(sr_malloc(1).is_null(), "less than was required");
-    assert_eq!(sr_last_error(), SR_E_NOT_ARRANGED);
+    assert!(strongroom_malloc(1).is_null(), "less than was required");
+    assert_eq!(strongroom_last_error(), SR_E_NOT_ARRANGED);
 }
 
 /// The rule that this crate counts on, tried with the compiler at hand.

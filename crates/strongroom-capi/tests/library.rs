@@ -16,7 +16,7 @@ fn declared() -> BTreeSet<String> {
     for line in code.lines().filter(|line| line.ends_with(");")) {
         let (before, _) = line.split_once('(').unwrap();
         let name = before.rsplit([' ', '*']).next().unwrap();
-        if name.starts_with("sr_") && !line.starts_with(' ') {
+        if name.starts_with("strongroom_") && !line.starts_with(' ') {
             declared.insert(name.to_owned());
         }
     }

@@ -12,7 +12,7 @@ static int child_sees(unsigned char *a, int of_a, unsigned char *b, int of_b)
         int well = a[0] == of_a && b[0] == of_b;
         a[0] = b[0] = 99;
         /* The library goes on in the child. */
-        unsigned char *more = sr_malloc(1000);
+        unsigned char *more = strongroom_malloc(1000);
         _exit(well && more != NULL && all(more, 0, 1000) ? 0 : 1);
     }
     return reap(child) == 0 && a[0] != 99 && b[0] != 99;
@@ -22,23 +22,23 @@ int main(void)
 {
     static const uint32_t levels[] = {SR_LOCKED, SR_HIDDEN};
     for (int i = 0; i < 2; i++) {
-        sr_policy copy = SR_PREFER(levels[i]);
+        strongroom_policy copy = SR_PREFER(levels[i]);
         copy.fork = SR_FORK_COPY;
-        sr_policy drop = SR_PREFER(levels[i]);
-        sr_policy deny = SR_PREFER(levels[i]);
+        strongroom_policy drop = SR_PREFER(levels[i]);
+        strongroom_policy deny = SR_PREFER(levels[i]);
         deny.fork = SR_FORK_DENY;
 
-        sr_region *region_copy = sr_region_new(&copy, 1), *region_drop = sr_region_new(&drop, 1);
+        strongroom_region *region_copy = strongroom_region_new(&copy, 1), *region_drop = strongroom_region_new(&drop, 1);
         CHECK(region_copy && region_drop);
-        unsigned char *a = sr_region_address(region_copy), *b = sr_region_address(region_drop);
+        unsigned char *a = strongroom_region_address(region_copy), *b = strongroom_region_address(region_drop);
         a[0] = 5;
         b[0] = 6;
         CHECK(child_sees(a, 5, b, 0));
         puts("regions");
 
-        sr_heap *heap_copy = sr_heap_new(&copy), *heap_drop = sr_heap_new(&drop);
+        strongroom_heap *heap_copy = strongroom_heap_new(&copy), *heap_drop = strongroom_heap_new(&drop);
         CHECK(heap_copy && heap_drop);
-        unsigned char *c = sr_heap_malloc(heap_copy, 10), *d = sr_heap_malloc(heap_drop, 10);
+        unsigned char *c = strongroom_heap_malloc(heap_copy, 10), *d = strongroom_heap_malloc(heap_drop, 10);
         CHECK(c && d);
         c[0] = 7;
         d[0] = 8;
@@ -51,26 +51,26 @@ int main(void)
         e[0] = 9;
         f[0] = 10;
         CHECK(child_sees(e, 9, f, 10));
-        CHECK(sr_conceal(e, 4096, &copy, NULL) == SR_OK);
-        CHECK(sr_conceal(f, 4096, &drop, NULL) == SR_OK);
+        CHECK(strongroom_conceal(e, 4096, &copy, NULL) == SR_OK);
+        CHECK(strongroom_conceal(f, 4096, &drop, NULL) == SR_OK);
         CHECK(child_sees(e, 9, f, 0));
         CHECK(munmap(e, 8192) == 0);
         puts("concealed");
 
-        sr_region *region_deny = sr_region_new(&deny, 1);
+        strongroom_region *region_deny = strongroom_region_new(&deny, 1);
         CHECK(region_deny != NULL);
         CHECK(fork() == -1 && errno == EPERM);
-        sr_region_free(region_deny);
-        sr_heap *heap_deny = sr_heap_new(&deny);
-        CHECK(heap_deny != NULL && sr_heap_malloc(heap_deny, 1) != NULL);
+        strongroom_region_free(region_deny);
+        strongroom_heap *heap_deny = strongroom_heap_new(&deny);
+        CHECK(heap_deny != NULL && strongroom_heap_malloc(heap_deny, 1) != NULL);
         CHECK(fork() == -1 && errno == EPERM);
-        CHECK(sr_heap_delete(heap_deny) == SR_OK);
+        CHECK(strongroom_heap_delete(heap_deny) == SR_OK);
         puts("denied");
         CHECK(child_sees(a, 5, c, 7));
 
-        CHECK(sr_heap_delete(heap_copy) == SR_OK && sr_heap_delete(heap_drop) == SR_OK);
-        sr_region_free(region_copy);
-        sr_region_free(region_drop);
+        CHECK(strongroom_heap_delete(heap_copy) == SR_OK && strongroom_heap_delete(heap_drop) == SR_OK);
+        strongroom_region_free(region_copy);
+        strongroom_region_free(region_drop);
     }
     return 0;
 }

@@ -33,11 +33,11 @@ int main(void)
 {
     say("before");
 #ifdef USE
-    if (sr_abi() != SR_ABI)
+    if (strongroom_abi() != SR_ABI)
         return 1;
-    sr_last_error();
+    strongroom_last_error();
     say("asked");
-    if (sr_malloc(100) == NULL)
+    if (strongroom_malloc(100) == NULL)
         return 2;
     say("used");
 #endif

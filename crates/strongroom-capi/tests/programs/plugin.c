@@ -28,7 +28,7 @@ int main(int argc, char **argv)
         puts(dlerror());
         return 1;
     }
-    *(void **)&allocate = dlsym(library, "sr_malloc");
+    *(void **)&allocate = dlsym(library, "strongroom_malloc");
     if (allocate == NULL || dlclose(library) != 0)
         return 2;
     if (pthread_create(&thread, NULL, use, NULL) != 0 || pthread_join(thread, &block) != 0)

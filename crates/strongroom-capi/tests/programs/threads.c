@@ -13,20 +13,20 @@ static pthread_barrier_t barrier;
 static void *work(void *argument)
 {
     unsigned number = *(unsigned *)argument, random = number * 7919 + 1;
-    sr_policy policy = SR_PREFER(SR_HIDDEN);
-    CHECK(sr_last_error() == SR_OK);
+    strongroom_policy policy = SR_PREFER(SR_HIDDEN);
+    CHECK(strongroom_last_error() == SR_OK);
     /* Half fail in one way, half in another; each still sees its own. */
     if (number % 2 == 0)
-        CHECK(sr_region_new(NULL, 1) == NULL);
+        CHECK(strongroom_region_new(NULL, 1) == NULL);
     else
-        CHECK(sr_conceal((void *)4096, 1, &policy, NULL) == SR_E_UNMAPPED);
+        CHECK(strongroom_conceal((void *)4096, 1, &policy, NULL) == SR_E_UNMAPPED);
     pthread_barrier_wait(&barrier);
-    CHECK(sr_last_error() == (number % 2 == 0 ? SR_E_ARGUMENT : SR_E_UNMAPPED));
+    CHECK(strongroom_last_error() == (number % 2 == 0 ? SR_E_ARGUMENT : SR_E_UNMAPPED));
 
     for (int i = 0; i < ROUNDS; i++) {
         random = random * 1103515245 + 12345;
         size_t size = 2 + random / 65536 % 3000;
-        unsigned char *block = sr_malloc(size);
+        unsigned char *block = strongroom_malloc(size);
         CHECK(block != NULL && all(block, 0, size));
         memset(block, (int)(size % 251 + 1), size);
         pthread_mutex_lock(&lock);
@@ -35,19 +35,19 @@ static void *work(void *argument)
         pthread_mutex_unlock(&lock);
         if (other != NULL) {
             CHECK(other[0] != 0 && all(other, other[0], 2));
-            sr_free(other);
+            strongroom_free(other);
         }
         if (i % 100 == 0) {
-            sr_region *region = sr_region_new(&policy, 100);
-            CHECK(region != NULL && all(sr_region_address(region), 0, 4096));
-            memset(sr_region_address(region), 1, 4096);
-            sr_region_free(region);
+            strongroom_region *region = strongroom_region_new(&policy, 100);
+            CHECK(region != NULL && all(strongroom_region_address(region), 0, 4096));
+            memset(strongroom_region_address(region), 1, 4096);
+            strongroom_region_free(region);
         }
         /* Among them a fork, whose child goes on. */
         if (i % 1000 == 500) {
             pid_t child = fork();
             if (child == 0) {
-                unsigned char *fresh = sr_malloc(100);
+                unsigned char *fresh = strongroom_malloc(100);
                 _exit(fresh != NULL && all(fresh, 0, 100) ? 0 : 1);
             }
             CHECK(reap(child) == 0);
@@ -67,9 +67,9 @@ int main(void)
     }
     for (int i = 0; i < THREADS; i++)
         CHECK(pthread_join(thread[i], NULL) == 0);
-    CHECK(sr_last_error() == SR_OK);
+    CHECK(strongroom_last_error() == SR_OK);
     for (int i = 0; i < SLOTS; i++)
-        sr_free(slot[i]);
+        strongroom_free(slot[i]);
     puts("all joined");
     return 0;
 }

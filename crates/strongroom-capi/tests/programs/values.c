@@ -10,64 +10,64 @@ static unsigned char seed(size_t number)
 }
 
 /* Blocks are zero, apart, aligned, and keep what is written. */
-static void blocks(sr_heap *heap)
+static void blocks(strongroom_heap *heap)
 {
     unsigned char *block[COUNT];
     for (size_t i = 0; i < COUNT; i++) {
-        block[i] = sr_heap_malloc(heap, sizes[i]);
+        block[i] = strongroom_heap_malloc(heap, sizes[i]);
         CHECK(block[i] != NULL && (size_t)block[i] % 16 == 0);
-        size_t usable = sr_heap_usable_size(heap, block[i]);
+        size_t usable = strongroom_heap_usable_size(heap, block[i]);
         CHECK(usable >= sizes[i] && usable > 0 && all(block[i], 0, usable));
         memset(block[i], seed(i), usable);
     }
     for (size_t i = 0; i < COUNT; i++)
-        CHECK(all(block[i], seed(i), sr_heap_usable_size(heap, block[i])));
+        CHECK(all(block[i], seed(i), strongroom_heap_usable_size(heap, block[i])));
     for (size_t i = 0; i < COUNT; i++) {
-        size_t old = sr_heap_usable_size(heap, block[i]);
-        block[i] = sr_heap_realloc(heap, block[i], 3 * old);
+        size_t old = strongroom_heap_usable_size(heap, block[i]);
+        block[i] = strongroom_heap_realloc(heap, block[i], 3 * old);
         CHECK(block[i] != NULL && all(block[i], seed(i), old));
         CHECK(all(block[i] + old, 0, 2 * old));
-        block[i] = sr_heap_realloc(heap, block[i], 0);
+        block[i] = strongroom_heap_realloc(heap, block[i], 0);
         CHECK(block[i] != NULL && block[i][0] == seed(i));
-        sr_heap_free(heap, block[i]);
+        strongroom_heap_free(heap, block[i]);
     }
-    unsigned char *array = sr_heap_calloc(heap, 100, 7);
+    unsigned char *array = strongroom_heap_calloc(heap, 100, 7);
     CHECK(array != NULL && all(array, 0, 700));
-    sr_heap_free(heap, array);
+    strongroom_heap_free(heap, array);
     for (size_t alignment = 1; alignment <= 1 << 20; alignment *= 2) {
-        unsigned char *aligned = sr_heap_aligned_alloc(heap, alignment, 100);
+        unsigned char *aligned = strongroom_heap_aligned_alloc(heap, alignment, 100);
         CHECK(aligned != NULL && (size_t)aligned % alignment == 0);
         memset(aligned, 1, 100);
-        sr_heap_free(heap, aligned);
+        strongroom_heap_free(heap, aligned);
     }
-    CHECK(sr_heap_realloc(heap, NULL, 10) != NULL);
+    CHECK(strongroom_heap_realloc(heap, NULL, 10) != NULL);
 }
 
 static void same_by_the_short_names(void)
 {
-    unsigned char *block = sr_malloc(33);
-    CHECK(block != NULL && all(block, 0, 33) && sr_usable_size(block) >= 33);
+    unsigned char *block = strongroom_malloc(33);
+    CHECK(block != NULL && all(block, 0, 33) && strongroom_usable_size(block) >= 33);
     memset(block, 7, 33);
-    block = sr_realloc(block, 3333);
+    block = strongroom_realloc(block, 3333);
     CHECK(block != NULL && all(block, 7, 33));
     errno = 4711;
-    sr_free(block);
+    strongroom_free(block);
     CHECK(errno == 4711);
-    block = sr_calloc(5, 5);
+    block = strongroom_calloc(5, 5);
     CHECK(block != NULL && all(block, 0, 25));
-    sr_free(block);
-    block = sr_aligned_alloc(4096, 1);
+    strongroom_free(block);
+    block = strongroom_aligned_alloc(4096, 1);
     CHECK(block != NULL && (size_t)block % 4096 == 0);
-    sr_free(block);
-    sr_free(NULL);
-    CHECK(sr_usable_size(NULL) == 0);
+    strongroom_free(block);
+    strongroom_free(NULL);
+    CHECK(strongroom_usable_size(NULL) == 0);
 }
 
-static void region(const sr_policy *policy)
+static void region(const strongroom_policy *policy)
 {
-    sr_region *region = sr_region_new(policy, 10000);
-    CHECK(region != NULL && sr_region_length(region) == 12288);
-    unsigned char *at = sr_region_address(region);
+    strongroom_region *region = strongroom_region_new(policy, 10000);
+    CHECK(region != NULL && strongroom_region_length(region) == 12288);
+    unsigned char *at = strongroom_region_address(region);
     CHECK(all(at, 0, 12288));
     memset(at, 3, 12288);
     CHECK(all(at, 3, 12288));
@@ -82,25 +82,25 @@ static void region(const sr_policy *policy)
         }
         CHECK(reap(child) == 1000 + SIGSEGV);
     }
-    sr_region_free(region);
+    strongroom_region_free(region);
 }
 
 int main(void)
 {
     static const uint32_t levels[] = {SR_LOCKED, SR_HIDDEN};
     for (int i = 0; i < 2; i++) {
-        sr_policy policy = SR_PREFER(levels[i]);
+        strongroom_policy policy = SR_PREFER(levels[i]);
         region(&policy);
-        sr_heap *heap = sr_heap_new(&policy);
+        strongroom_heap *heap = strongroom_heap_new(&policy);
         CHECK(heap != NULL);
         blocks(heap);
-        CHECK(sr_heap_delete(heap) == SR_OK);
+        CHECK(strongroom_heap_delete(heap) == SR_OK);
     }
-    blocks(sr_process_heap());
+    blocks(strongroom_process_heap());
     same_by_the_short_names();
     unsigned char plain[100];
     memset(plain, 1, sizeof plain);
-    sr_wipe(plain + 10, 50);
+    strongroom_wipe(plain + 10, 50);
     CHECK(all(plain, 1, 10) && all(plain + 10, 0, 50) && all(plain + 60, 1, 40));
     puts("all as it was");
     return 0;

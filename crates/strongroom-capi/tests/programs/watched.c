@@ -7,12 +7,12 @@ static void (*volatile plain_free)(void *) = free;
 
 int main(void)
 {
-    sr_policy policy = SR_REQUIRE(SR_HIDDEN);
-    CHECK(sr_start(&policy) == SR_OK);
-    sr_region *region = sr_region_new(&policy, SECRET);
-    sr_heap *heap = sr_heap_new(&policy);
-    unsigned char *small = sr_malloc(SECRET), *large = sr_malloc(100000);
-    unsigned char *own = sr_heap_malloc(heap, SECRET), *moved = sr_malloc(SECRET);
+    strongroom_policy policy = SR_REQUIRE(SR_HIDDEN);
+    CHECK(strongroom_start(&policy) == SR_OK);
+    strongroom_region *region = strongroom_region_new(&policy, SECRET);
+    strongroom_heap *heap = strongroom_heap_new(&policy);
+    unsigned char *small = strongroom_malloc(SECRET), *large = strongroom_malloc(100000);
+    unsigned char *own = strongroom_heap_malloc(heap, SECRET), *moved = strongroom_malloc(SECRET);
     CHECK(region && heap && small && large && own && moved);
     unsigned char *concealed =
         mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -26,11 +26,11 @@ int main(void)
     place("plain", concealed + 100);
     stage();
 
-    sr_concealed outcome;
-    CHECK(sr_conceal(concealed, 8192, &policy, &outcome) == SR_OK);
+    strongroom_concealed outcome;
+    CHECK(strongroom_conceal(concealed, 8192, &policy, &outcome) == SR_OK);
     CHECK(outcome.secret == 8192 && outcome.locked == 0);
     CHECK(has_secret(concealed + 100, 0));
-    unsigned char *all_kept[] = {sr_region_address(region), small, large + 70000, own, moved};
+    unsigned char *all_kept[] = {strongroom_region_address(region), small, large + 70000, own, moved};
     for (int i = 0; i < 5; i++) {
         put_secret(all_kept[i], 0);
         place("secret", all_kept[i]);
@@ -40,11 +40,11 @@ int main(void)
     stage();
 
     /* Moved, freed: what was there is zero, and stays out of reach. */
-    unsigned char *elsewhere = sr_realloc(moved, 50000);
+    unsigned char *elsewhere = strongroom_realloc(moved, 50000);
     CHECK(elsewhere != NULL && elsewhere != moved && has_secret(elsewhere, 0));
-    sr_free(small);
-    sr_free(large);
-    sr_heap_free(heap, own);
+    strongroom_free(small);
+    strongroom_free(large);
+    strongroom_heap_free(heap, own);
     /* The pages are the heaps' still: read through addresses that are no blocks any more. */
     unsigned char *gone[] = {small, large + 70000, own, moved};
     for (int i = 0; i < 4; i++)
@@ -53,11 +53,11 @@ int main(void)
     put_secret(freed + 100, 2);
     plain_free(freed);
     CHECK(has_secret(freed + 100, 2));
-    sr_free(elsewhere);
-    sr_region_free(region);
-    CHECK(sr_heap_delete(heap) == SR_OK);
+    strongroom_free(elsewhere);
+    strongroom_region_free(region);
+    CHECK(strongroom_heap_delete(heap) == SR_OK);
     CHECK(munmap(concealed, 8192) == 0);
-    sr_wipe(plain, SECRET);
+    strongroom_wipe(plain, SECRET);
     stage();
     return 0;
 }
