@@ -8,6 +8,7 @@ Backings, best first:
   pair        an ordinary virtual machine, Linux 6.18: a private file and a shared one
   poison      any machine, Linux 6.6: private pages raise SIGBUS in the monitor's view
   plain       everything is shared, for good: nothing is protected
+  driver-poison  as poison, in the kernel driver's memory: by its name alone, where /dev/strongroom is
 
 Exit status:
   0  all checks passed
@@ -47,4 +48,5 @@ pub(crate) enum Choice {
     Pair,
     Poison,
     Plain,
+    DriverPoison,
 }
