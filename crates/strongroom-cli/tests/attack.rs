@@ -10,6 +10,7 @@
 mod support;
 
 use serde_json::Value;
+use std::path::Path;
 use std::process::Command;
 use support::{How, Room, Transcript, Who, need};
 

@@ -7,7 +7,7 @@ mod guest;
 
 use eyes::read_by_kernel;
 use guest::{Guest, MIB, address, has_driver, kvm, machine, skipped};
-use rustix::fd::{FromRawFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use std::fmt::Debug;
 use std::os::unix::process::ExitStatusExt;
@@ -15,12 +15,13 @@ use std::process::Command;
 use std::sync::atomic::{AtomicPtr, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use strongroom_core::driver::DEVICE;
-use strongroom_core::{Protection, Protections, Reason};
+use strongroom_core::driver::{DEVICE, Mode};
+use strongroom_core::{Level, Protection, Protections, Reason};
 use strongroom_guest::backing::{Driver, DriverPoison, Limit};
 use strongroom_guest::kvm::Limits;
 use strongroom_guest::{Backing, Contents, Error, GuestRegion, PAGE, PageState, Side, Sigbus};
-use strongroom_sys::signals;
+use strongroom_sys::memory::Place;
+use strongroom_sys::{peek, signals};
 use vm_memory::{Bytes, GuestAddress};
 
 const WORDS: usize = PAGE / 8;
@@ -146,7 +147,7 @@ fn nobody_but_the_monitor_reads_it_and_nothing_is_left() {
     // Not by the kernel on the process's behalf, and not by a pin; the monitor itself reads it.
     let mut bytes = [0; 64];
     let own = strongroom_sys::process::id();
-    let read = strongroom_sys::peek::vm_read(own, host as usize, &mut bytes);
+    let read = peek::vm_read(own, host as usize, &mut bytes);
     assert_eq!(read, Err(Errno::FAULT));
     assert_eq!(bytes, [0; 64]);
     // SAFETY: the first word of the region, which lives.
@@ -282,7 +283,7 @@ fn the_guest_keeps_its_private_pages_in_place() {
     // Nor is the alias anybody's but the monitor's and the guest's.
     let mut bytes = [0; 64];
     let own = strongroom_sys::process::id();
-    let read = strongroom_sys::peek::vm_read(own, at(alias, 20) as usize, &mut bytes);
+    let read = peek::vm_read(own, at(alias, 20) as usize, &mut bytes);
     assert_eq!((read, bytes), (Err(Errno::FAULT), [0; 64]));
 }
 
@@ -368,10 +369,7 @@ fn heir(addresses: [*mut u8; 2]) -> bool {
             all &= strongroom_sys::driver::show(&object, view, PAGE) == Err(Errno::PERM);
             all &= strongroom_sys::driver::hide(&object, view, PAGE) == Err(Errno::PERM);
             // SAFETY: a new mapping, of which nothing is used.
-            let mapped = unsafe {
-                let place = strongroom_sys::memory::Place::Anywhere;
-                strongroom_sys::driver::map(&object, place, MIB)
-            };
+            let mapped = unsafe { strongroom_sys::driver::map(&object, Place::Anywhere, MIB) };
             all &= mapped == Err(Errno::PERM);
             core::mem::forget(object);
             descriptors += 1;
@@ -408,6 +406,44 @@ fn a_child_has_nothing_and_its_descriptor_is_of_no_use() {
     // And the page is as hidden as before.
     assert_eq!(read_by_kernel(view), Err(Errno::FAULT));
     assert_eq!(read_by_kernel(alias), Ok(0));
+}
+
+/// What `strongroom attack` maps every descriptor by: it sees an object that is not sealed, and this one not.
+#[test]
+fn the_descriptor_that_stays_maps_nothing() {
+    let _alone = alone();
+    let Some(region) = region(3 * PAGE) else {
+        return;
+    };
+    let look = |file: BorrowedFd| peek::copy_by_mapping(file, 64 * MIB);
+    // The control.
+    let open = strongroom_sys::driver::open().unwrap();
+    let mode = Mode::of_level(Level::Locked);
+    strongroom_sys::driver::set_mode(&open, 3 * PAGE, mode).unwrap();
+    // SAFETY: a new mapping.
+    let start = unsafe { strongroom_sys::driver::map(&open, Place::Anywhere, 3 * PAGE) }.unwrap();
+    // SAFETY: mapped above.
+    unsafe { start.add(PAGE).write_volatile(7) };
+    let seen = look(open.as_fd()).unwrap();
+    assert_eq!((seen.len(), seen[PAGE]), (2 * PAGE, 7));
+    strongroom_sys::driver::seal(&open).unwrap();
+    assert_eq!(look(open.as_fd()), Err(Errno::BUSY));
+    // SAFETY: mapped above.
+    unsafe { strongroom_sys::memory::unmap(start, 3 * PAGE) }.unwrap();
+    drop(open);
+
+    let mut objects = 0;
+    for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
+        let name = entry.unwrap().file_name();
+        // SAFETY: a number that is no descriptor any more is refused.
+        let file = unsafe { BorrowedFd::borrow_raw(name.to_str().unwrap().parse().unwrap()) };
+        if strongroom_sys::driver::is_object(file) {
+            assert_eq!(look(file), Err(Errno::BUSY));
+            objects += 1;
+        }
+    }
+    assert_eq!(objects, 1);
+    drop(region);
 }
 
 #[test]

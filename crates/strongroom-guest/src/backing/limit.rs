@@ -50,7 +50,7 @@ impl fmt::Display for Limit {
                 "a monitor that is taken over finds the guest's own mapping in its address space"
             }
             Limit::StalePin => {
-                "who pinned a page without a guard before it became private still reads it"
+                "who pinned a page, or gave it to a device, without a guard before it became private still reads it"
             }
             Limit::GuestControl => {
                 "a monitor that is taken over steers the guest's registers or slots to hand pages out"
