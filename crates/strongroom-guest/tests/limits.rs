@@ -5,15 +5,21 @@
 
 mod guest;
 
-use guest::{Guest, MIB, each, kvm, machine};
+use guest::{Guest, MIB, each, has_driver, kvm, machine};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use std::time::Duration;
-use strongroom_guest::backing::{Plain, Poison};
+use strongroom_guest::backing::{DriverPoison, Plain, Poison};
 use strongroom_guest::kvm::Limits;
 use strongroom_guest::{Contents, Error, GuestRegion, PAGE, PageState, Side};
 
 const WORDS: usize = PAGE / 8;
+
+/// A device file that has a mode of its own.
+const NOT_FOR_ALL: Result<(), Error> = Err(Error::Kernel {
+    call: "open(/dev/strongroom)",
+    errno: Errno::ACCESS,
+});
 
 /// Does something with a lower limit.
 fn limited<T>(resource: Resource, most: u64, work: impl FnOnce() -> T) -> T {
@@ -42,13 +48,17 @@ fn no_descriptors() {
     assert_eq!(errno(plain), Errno::MFILE);
     let poison = limited(Resource::Nofile, 0, || Poison::new(MIB));
     assert_eq!(errno(poison), Errno::MFILE);
+    if has_driver() {
+        let hidden = limited(Resource::Nofile, 0, || DriverPoison::new(MIB));
+        assert_eq!(errno(hidden), Errno::MFILE);
+    }
     each(2 * MIB, Limits::default(), |name, guest| {
         let mut vcpu = guest.processor(0);
         vcpu.fill(0, 8 * WORDS, 5);
         let convert = |contents| guest.convert(0..8, Side::Private, contents);
         let result = limited(Resource::Nofile, 0, || convert(Contents::Kept));
-        if name == "poison" {
-            // It moves nothing.
+        if name.ends_with("poison") {
+            // They move nothing.
             assert_eq!(result, Ok(()));
         } else {
             assert_eq!(errno(result), Errno::MFILE, "{name}");
@@ -80,6 +90,29 @@ fn no_locked_memory() {
         std::thread::scope(|scope| scope.spawn(lock).join().unwrap())
     });
     assert_eq!(result, Ok(()));
+    if !has_driver() {
+        return;
+    }
+    drop(region);
+    // The driver's counts as locked from the beginning, and two mappings of it once.
+    let new = |len: usize| {
+        move || {
+            // SAFETY: as above.
+            let result = unsafe { libc::syscall(libc::SYS_setresuid, -1, 65534, -1) };
+            assert!(result == 0 || rustix::process::geteuid().as_raw() != 0);
+            DriverPoison::new(len).map(|backing| drop(GuestRegion::new(0, backing).unwrap()))
+        }
+    };
+    for (len, expected) in [(MIB + PAGE, Some(Errno::AGAIN)), (MIB, None)] {
+        let result = limited(Resource::Memlock, MIB as u64, || {
+            std::thread::scope(|scope| scope.spawn(new(len)).join().unwrap())
+        });
+        match expected {
+            _ if result == NOT_FOR_ALL => eprintln!("not here: the device is not for everybody"),
+            Some(expected) => assert_eq!(errno(result), expected),
+            None => assert_eq!(result, Ok(())),
+        }
+    }
 }
 
 /// No addresses are left.

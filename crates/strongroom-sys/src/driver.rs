@@ -2,7 +2,7 @@
 
 use crate::memory::{self, Place};
 use crate::{Errno, raw};
-use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{Mode as FileMode, OFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 use strongroom_core::driver::{
@@ -19,6 +19,16 @@ pub const DEVICE: &core::ffi::CStr = c"/dev/strongroom";
 /// ENOENT, ENXIO, ENODEV without the driver; EACCES, EPERM; EMFILE, ENFILE, ENOMEM.
 pub fn open() -> Result<OwnedFd, Errno> {
     rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, FileMode::empty())
+}
+
+/// Whether a descriptor is of the device, and so of an object.
+pub fn is_object(file: impl AsFd) -> bool {
+    let device = |stat: rustix::fs::Stat| {
+        let is = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_char_device();
+        is.then_some(stat.st_rdev)
+    };
+    let known = rustix::fs::stat(DEVICE).ok().and_then(device);
+    known.is_some() && rustix::fs::fstat(file).ok().and_then(device) == known
 }
 
 /// What the driver is and can do.

@@ -1,6 +1,6 @@
 //! Looking into another process, and the calls that pin pages: for attackers and their victims.
 
-use crate::{Errno, PAGE, page_floor, raw};
+use crate::{Errno, PAGE, driver, page_floor, raw};
 use core::ffi::c_void;
 use core::mem::size_of;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -175,16 +175,30 @@ pub struct MappedFile {
 }
 
 impl MappedFile {
-    /// Maps it: shared, or privately.
+    /// Maps it: shared, or privately. An object of the kernel driver does not say how long it is: `most` of it, or
+    /// half of that, and so on.
     ///
     /// # Errors
     /// Those of fstat and mmap; EINVAL for an empty file.
     pub fn new(file: impl AsFd, most: usize, shared: bool) -> Result<Self, Errno> {
         let size = rustix::fs::fstat(&file)?.st_size;
-        let len = usize::try_from(size).map_err(|_| Errno::INVAL)?.min(most);
+        let mut len = usize::try_from(size).map_err(|_| Errno::INVAL)?.min(most);
         if len == 0 {
-            return Err(Errno::INVAL);
+            if !driver::is_object(&file) {
+                return Err(Errno::INVAL);
+            }
+            len = most;
+            while len > PAGE {
+                match Self::of(&file, len, shared) {
+                    Err(Errno::INVAL) => len = page_floor(len / 2).max(PAGE),
+                    result => return result,
+                }
+            }
         }
+        Self::of(file, len, shared)
+    }
+
+    fn of(file: impl AsFd, len: usize, shared: bool) -> Result<Self, Errno> {
         let flags = if shared {
             MapFlags::SHARED
         } else {

@@ -7,7 +7,7 @@ use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_X86_SW_PROTECTED_VM, kvm_regs};
 use kvm_ioctls::{Kvm, VmFd};
 use std::sync::Arc;
 use std::time::Duration;
-use strongroom_guest::backing::{self, Attributes, Backing, Pair, Plain, Poison};
+use strongroom_guest::backing::{self, Attributes, Backing, DriverPoison, Pair, Plain, Poison};
 use strongroom_guest::kvm::{self, Layout, Privilege, Vcpu, segments};
 use strongroom_guest::page_table::{Access, Context, Features, Sharing, Size, Tables, shadowed};
 use strongroom_guest::{Contents, GuestRam, GuestRegion, PAGE, Side};
@@ -66,6 +66,7 @@ impl Machine {
         let backing = match choice {
             Choice::Plain => boxed("plain", Plain::new(len))?,
             Choice::Poison => boxed("poison", Poison::new(len))?,
+            Choice::DriverPoison => boxed("driver-poison", DriverPoison::new(len))?,
             Choice::Pair => boxed("pair", Pair::new(&memory, len, Side::Shared))?,
             Choice::Attributes => boxed("attributes", Attributes::new(&memory, len, Side::Shared))?,
             Choice::Best => match backing::best(&memory, len, Side::Shared) {

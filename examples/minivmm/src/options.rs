@@ -4,10 +4,12 @@ use clap::{Parser, ValueEnum};
 
 const AFTER: &str = "\
 Backings, best first:
-  attributes  a confidential virtual machine type; the kernel keeps private pages from the monitor
-  pair        an ordinary virtual machine, Linux 6.18: a private file and a shared one
-  poison      any machine, Linux 6.6: private pages raise SIGBUS in the monitor's view
-  plain       everything is shared, for good: nothing is protected
+  attributes     a confidential virtual machine type; the kernel keeps private pages from the monitor
+  pair           an ordinary virtual machine, Linux 6.18: a private file and a shared one
+  poison         any machine, Linux 6.6: private pages raise SIGBUS in the monitor's view
+  plain          everything is shared, for good: nothing is protected
+By its name alone:
+  driver-poison  as poison, in the memory of the kernel driver (/dev/strongroom)
 
 Exit status:
   0  all checks passed
@@ -47,4 +49,5 @@ pub(crate) enum Choice {
     Pair,
     Poison,
     Plain,
+    DriverPoison,
 }

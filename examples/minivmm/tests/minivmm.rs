@@ -123,6 +123,20 @@ fn on_attributes() {
 }
 
 #[test]
+fn on_the_drivers_memory() {
+    // Not skipped: the kernel driver has tests of its own, where it is loaded.
+    if !std::path::Path::new("/dev/strongroom").exists() {
+        return eprintln!("not here: the driver is not loaded");
+    }
+    let Some(report) = run("driver-poison") else {
+        return;
+    };
+    assert_eq!(report["backing"], "driver-poison");
+    assert_eq!(report["limits"][0], "alias-in-monitor");
+    converted(&report);
+}
+
+#[test]
 fn on_a_regular_machine_nothing_is_claimed() {
     let Some(report) = run("plain") else { return };
     assert_eq!(report["receipt"]["held"].as_array().unwrap().len(), 0);

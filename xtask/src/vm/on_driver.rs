@@ -13,8 +13,8 @@ attack() {
     /^          \"attack\": / { attack = $4 }
     /^          \"claimed\": / { claimed = /true/ }
     /^          \"result\": / { result = $4 }
-    /^          \"detail\": / && victim ~ /^strongroom-(driver|uncached|huge|hidden|region|guest-driver)$/ {
-        printf \"%-24s%-16s%-8s %s%s\\n\", victim, attack, result, claimed ? \"\" : \"(not claimed) \", $4
+    /^          \"detail\": / && victim ~ /^strongroom-(driver|uncached|huge|hidden|region|guest-driver|guest-driver-poison)$/ {
+        printf \"%-32s%-16s%-8s %s%s\\n\", victim, attack, result, claimed ? \"\" : \"(not claimed) \", $4
         if (!claimed) next
         claims[victim]++
         if (result == \"held\") next
@@ -32,7 +32,7 @@ failed=0
 for some in pin,core fork,free overflow,cache peek,fd directmap,residue swap; do
     attack 5 --level hidden --only $some
 done
-if [ -e /dev/kvm ]; then attack 1 --only vmm; else echo 'attack: guests: no KVM' >> $STRONGROOM_SKIP_LOG; fi
+if [ -e /dev/kvm ]; then attack 2 --only vmm; else echo 'attack: guests: no KVM' >> $STRONGROOM_SKIP_LOG; fi
 exit $failed";
 
 /// The same, as far as an ordinary user can.

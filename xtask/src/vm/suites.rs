@@ -127,9 +127,9 @@ done
 wait
 [ $failed = 0 ] && [ ! -e /tmp/failed-$$ ]";
 
-/// The monitor on each backing that this kernel has; by itself it takes the best one.
+/// The monitor on each backing that this kernel has, and on the driver's where that is loaded; by itself it takes the best one.
 const MINIVMM: &str = "\
-for backing in $STRONGROOM_BACKINGS plain; do
+for backing in $STRONGROOM_BACKINGS plain $([ -c /dev/strongroom ] && echo driver-poison); do
     minivmm --backing $backing || exit
     echo
 done

@@ -113,4 +113,6 @@ pub(crate) enum VictimArg {
     GuestAttributes,
     /// A guest in the kernel driver's memory
     GuestDriver,
+    /// A guest in hidden pages of the kernel driver's memory
+    GuestDriverPoison,
 }

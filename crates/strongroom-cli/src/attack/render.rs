@@ -36,7 +36,7 @@ fn tables(report: &Report) -> Vec<Victims<'_>> {
     for owner in [Owner::Process, Owner::Guest] {
         let mut room = 0;
         for victim in report.of_owner(owner) {
-            let width = width(halves(victim.name).0);
+            let width = width(victim.name);
             match (room >= width, tables.last_mut()) {
                 (true, Some(table)) => {
                     room -= width;
@@ -54,18 +54,18 @@ fn tables(report: &Report) -> Vec<Victims<'_>> {
 
 fn rows_of(out: &mut impl Write, victims: &Victims) -> io::Result<()> {
     // Long names take two lines.
-    let names = || victims.iter().map(|victim| halves(victim.name));
+    let names = || victims.iter().map(|victim| victim.name);
     write!(out, "{BOLD}{:NAME$}{:PROTECTION$}", "attack", "on")?;
-    for (first, _) in names() {
-        let width = width(first);
-        write!(out, "{first:width$}")?;
+    for name in names() {
+        let width = width(name);
+        write!(out, "{:width$}", halves(name).0)?;
     }
     writeln!(out, "{BOLD:#}")?;
-    if names().any(|(_, second)| !second.is_empty()) {
+    if names().any(|name| !halves(name).1.is_empty()) {
         write!(out, "{BOLD}{:NAME$}{:PROTECTION$}", "", "")?;
-        for (first, second) in names() {
-            let width = width(first);
-            write!(out, "{second:width$}")?;
+        for name in names() {
+            let width = width(name);
+            write!(out, "{:width$}", halves(name).1)?;
         }
         writeln!(out, "{BOLD:#}")?;
     }
@@ -85,9 +85,10 @@ fn halves(victim: &str) -> (&str, &str) {
     }
 }
 
-/// How wide a column is under this head.
-fn width(head: &str) -> usize {
-    CELL.max(head.len() + 2)
+/// How wide a victim's column is.
+fn width(victim: &str) -> usize {
+    let (first, second) = halves(victim);
+    CELL.max(first.len().max(second.len()) + 2)
 }
 
 fn rows(victims: &Victims) -> usize {
@@ -108,7 +109,7 @@ fn line(out: &mut impl Write, victims: &Victims, row: usize) -> io::Result<()> {
             write!(out, "{DIM}{protection:PROTECTION$}{DIM:#}")?;
         }
         let (style, text) = cell(attack);
-        let width = width(halves(victim).0);
+        let width = width(victim);
         write!(out, "{style}{text:width$}{style:#}")?;
     }
     writeln!(out)

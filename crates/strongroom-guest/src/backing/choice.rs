@@ -18,7 +18,8 @@ pub struct Choice {
 /// Memory of `len` bytes for a virtual machine, by the backing that protects from most: each is made, and
 /// used where it can be. `initial` is what pages should be at first; a backing that begins with shared
 /// ones only is taken all the same. [`Plain`](super::Plain) and [`Driver`](super::Driver), which have no private
-/// pages, are never taken: who wants one says so.
+/// pages, are never taken, and neither is [`DriverPoison`](super::DriverPoison), whose pool is of a fixed size and
+/// others': who wants one says so.
 ///
 /// # Errors
 /// That of the last one, where none can be had.

@@ -9,11 +9,11 @@ pub enum Limit {
     /// There are no private pages.
     NothingPrivate,
     /// The guest's own mapping lies in the monitor's address space: a monitor that is taken over
-    /// looks it up and reads it, and so does another process that may look into the monitor. What goes by the
-    /// monitor's view is caught: stale pointers, overruns, system calls.
+    /// looks it up and reads it, and so does another process that may look into the monitor, unless the receipt has
+    /// NoPeek. What goes by the monitor's view is caught: stale pointers, overruns, system calls.
     AliasInMonitor,
     /// The page is the same memory on both sides: a pin or a DMA mapping that was taken without a guard,
-    /// before it became private, still reads it.
+    /// before it became private, still reads it. Of memory that cannot be pinned, a DMA mapping by VFIO.
     StalePin,
     /// A monitor that is taken over steers the guest, by its registers or its memory slots, into
     /// handing pages out. Confidential machines (SNP, TDX) end this.
@@ -50,7 +50,7 @@ impl fmt::Display for Limit {
                 "a monitor that is taken over finds the guest's own mapping in its address space"
             }
             Limit::StalePin => {
-                "who pinned a page without a guard before it became private still reads it"
+                "who pinned a page, or gave it to a device, without a guard before it became private still reads it"
             }
             Limit::GuestControl => {
                 "a monitor that is taken over steers the guest's registers or slots to hand pages out"

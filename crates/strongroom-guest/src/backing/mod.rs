@@ -2,7 +2,9 @@
 
 mod attributes;
 mod choice;
+mod device;
 mod driver;
+mod driver_poison;
 mod file;
 mod limit;
 mod moving;
@@ -13,12 +15,14 @@ mod poison;
 pub use attributes::Attributes;
 pub use choice::{Choice, best};
 pub use driver::Driver;
+pub use driver_poison::DriverPoison;
 pub use limit::Limit;
 pub use pair::Pair;
 pub use plain::Plain;
 pub use poison::Poison;
 
-use crate::kvm::{Machine, Slot};
+use crate::kvm::{Machine, Slot, Source};
+use crate::mapping::Mapping;
 use crate::{Contents, Error, PAGE};
 use core::fmt;
 use core::ops::Range;
@@ -246,6 +250,14 @@ fn guest_memfd_receipt(keeper: &'static str) -> Receipt {
         | Protections::NO_PEEK
         | Protections::NO_PIN;
     receipt(keeper, held)
+}
+
+/// A slot by the address of a mapping that is a backing's: [`Backing::place`].
+fn place(memory: &Mapping, machine: &Arc<Machine>, start: u64) -> Result<Option<Slot>, Error> {
+    let source = Source::Address(memory.start());
+    // SAFETY: the mapping is the backing's, which outlives the slot, and is used as raw memory only.
+    let slot = unsafe { machine.slots().create(start, memory.len(), source) }?;
+    Ok(Some(slot))
 }
 
 /// Whether a length is whole pages, and at least one.

@@ -14,7 +14,7 @@
 
 use super::file::File;
 use super::{Backing, Limit};
-use crate::kvm::{Machine, Slot, Source};
+use crate::kvm::{Machine, Slot};
 use crate::mapping::Mapping;
 use crate::{Contents, Error, PAGE};
 use core::ops::Range;
@@ -165,9 +165,6 @@ impl Backing for Poison {
     }
 
     fn place(&self, machine: &Arc<Machine>, start: u64) -> Result<Option<Slot>, Error> {
-        let source = Source::Address(self.alias.start());
-        // SAFETY: the mapping is the backing's, which outlives the slot, and is used as raw memory only.
-        let slot = unsafe { machine.slots().create(start, self.len(), source) }?;
-        Ok(Some(slot))
+        super::place(&self.alias, machine, start)
     }
 }

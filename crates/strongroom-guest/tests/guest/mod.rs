@@ -7,7 +7,8 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_X86_SW_PROTECTED_VM, kvm_re
 use kvm_ioctls::{Kvm, VcpuExit};
 use std::sync::Arc;
 use std::time::Duration;
-use strongroom_guest::backing::{Attributes, Pair, Poison};
+use strongroom_core::driver::DEVICE;
+use strongroom_guest::backing::{Attributes, DriverPoison, Pair, Poison};
 use strongroom_guest::kvm::exit::{Outcome, Stop};
 use strongroom_guest::kvm::request::{PORT, Request};
 use strongroom_guest::kvm::{
@@ -160,12 +161,15 @@ pub(crate) fn skipped(why: &str) {
     }
 }
 
+/// Those that have private pages.
+pub(crate) const BACKINGS: [&str; 4] = ["poison", "pair", "attributes", "driver-poison"];
+
 /// The backings of this kernel that have private pages, all of them shared at first, each in a machine of its
 /// own. One that STRONGROOM_BACKINGS names has to be there.
 pub(crate) fn each(len: usize, limits: Limits, mut test: impl FnMut(&'static str, Guest)) {
     let Some(kvm) = kvm() else { return };
     let mut some = false;
-    for name in ["poison", "pair", "attributes"] {
+    for name in BACKINGS {
         match made(&kvm, name, len) {
             Ok((machine, backing)) => {
                 eprintln!("{name}:");
@@ -184,14 +188,21 @@ pub(crate) fn each(len: usize, limits: Limits, mut test: impl FnMut(&'static str
 }
 
 /// STRONGROOM_BACKINGS names the backings that the kernel has; whether it is set at all. What it
-/// names is not missing for a reason.
+/// names is not missing for a reason, and nor is the driver's where that is loaded.
 fn named(backing: &str, why: &str) -> bool {
     let Ok(names) = std::env::var("STRONGROOM_BACKINGS") else {
         return false;
     };
     let there = names.split_whitespace().any(|name| name == backing);
     assert!(!there, "{backing}: {why}; STRONGROOM_BACKINGS names it");
+    let loaded = backing == "driver-poison" && has_driver();
+    assert!(!loaded, "{backing}: {why}; the driver is loaded");
     true
+}
+
+/// Whether the kernel driver is loaded.
+pub(crate) fn has_driver() -> bool {
+    std::path::Path::new(DEVICE).exists()
 }
 
 /// Says that a test cannot run where there is no such backing; that is no skip where it is known.
@@ -217,6 +228,7 @@ pub(crate) fn made(
     let backing: Result<Box<dyn Backing>, Error> = match name {
         "attributes" => Attributes::new(&machine, len, Side::Shared).map(|b| Box::new(b) as _),
         "pair" => Pair::new(&machine, len, Side::Shared).map(|b| Box::new(b) as _),
+        "driver-poison" => DriverPoison::new(len).map(|b| Box::new(b) as _),
         _ => Poison::new(len).map(|b| Box::new(b) as _),
     };
     Ok((machine, backing.map_err(|error| error.to_string())?))

@@ -9,7 +9,7 @@ use crate::args::VictimArg;
 use std::path::Path;
 use std::sync::Arc;
 use strongroom_core::driver;
-use strongroom_guest::backing::{Attributes, Backing, Driver, Pair, Plain, Poison};
+use strongroom_guest::backing::{Attributes, Backing, Driver, DriverPoison, Pair, Plain, Poison};
 use strongroom_guest::{Error, Side, kvm};
 use strongroom_probe::attack::{Owner, Visitor};
 
@@ -25,13 +25,14 @@ const fn visitor(name: &'static str, argument: &'static str) -> Visitor {
 /// What the attackers know of those that there are here.
 pub(super) fn visitors() -> impl Iterator<Item = Visitor> {
     let driver = Path::new(driver::DEVICE).exists();
-    let there = move |visitor: &Visitor| driver || visitor.argument != "guest-driver";
+    let there = move |visitor: &Visitor| driver || !visitor.argument.starts_with("guest-driver");
     VISITORS.into_iter().filter(there)
 }
 
-const VISITORS: [Visitor; 5] = [
+const VISITORS: [Visitor; 6] = [
     visitor("guest-plain", "guest-plain"),
     visitor("strongroom-guest-driver", "guest-driver"),
+    visitor("strongroom-guest-driver-poison", "guest-driver-poison"),
     visitor("strongroom-guest-poison", "guest-poison"),
     visitor("strongroom-guest-pair", "guest-pair"),
     visitor("strongroom-guest-attributes", "guest-attributes"),
@@ -45,6 +46,7 @@ pub(super) enum Kept {
     Pair,
     Attributes,
     Driver,
+    DriverPoison,
 }
 
 impl Kept {
@@ -56,6 +58,7 @@ impl Kept {
             VictimArg::GuestPair => Some(Self::Pair),
             VictimArg::GuestAttributes => Some(Self::Attributes),
             VictimArg::GuestDriver => Some(Self::Driver),
+            VictimArg::GuestDriverPoison => Some(Self::DriverPoison),
             _ => None,
         }
     }
@@ -67,6 +70,7 @@ impl Kept {
             Self::Pair => Box::new(Pair::new(machine, len, Side::Shared)?),
             Self::Attributes => Box::new(Attributes::new(machine, len, Side::Shared)?),
             Self::Driver => Box::new(Driver::new(len)?),
+            Self::DriverPoison => Box::new(DriverPoison::new(len)?),
         })
     }
 }

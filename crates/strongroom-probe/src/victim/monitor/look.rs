@@ -201,7 +201,10 @@ pub(super) fn map(masked: &[u8]) -> Looked {
     let files: Vec<_> = places::descriptors()
         .into_iter()
         .filter_map(own)
-        .filter(|file| rustix::fs::fstat(file).is_ok_and(|stat| stat.st_size > 0))
+        .filter(|file| {
+            let sized = rustix::fs::fstat(file).is_ok_and(|stat| stat.st_size > 0);
+            sized || strongroom_sys::driver::is_object(file)
+        })
         .collect();
     let mut loot = Vec::new();
     for (way, shared) in [("MAP_SHARED", true), ("MAP_PRIVATE", false)] {
@@ -254,7 +257,8 @@ fn again(path: &str) -> Result<MappedFile, Errno> {
 
 fn size(file: BorrowedFd) -> Result<usize, Errno> {
     let size = rustix::fs::fstat(file)?.st_size;
-    Ok(usize::try_from(size).unwrap_or(MOST).min(MOST))
+    // What does not say how long it is has a page.
+    Ok(usize::try_from(size).unwrap_or(MOST).clamp(PAGE, MOST))
 }
 
 fn read(file: BorrowedFd) -> Result<Vec<u8>, Errno> {
