@@ -44,7 +44,7 @@ pub(crate) fn skip_on_this_kernel(variable: &str, reason: &str) {
     note(&test, &format!("only elsewhere: {reason}"));
 }
 
-fn note(test: &str, reason: &str) {
+pub(crate) fn note(test: &str, reason: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
     if let Some(path) = std::env::var_os("STRONGROOM_SKIP_LOG") {
         let log = fs::File::options().append(true).create(true).open(path);
