@@ -93,7 +93,7 @@ long sr_change_view(struct sr_object *object, const struct strongroom_range_requ
 	start = request.address;
 	if (request.size != sizeof(request) || request.version != STRONGROOM_VERSION || request.reserved ||
 	    !request.bytes || !PAGE_ALIGNED(start | request.bytes) || check_add_overflow(start, request.bytes, &end) ||
-	    object->mode & STRONGROOM_HUGE)
+	    READ_ONCE(object->mode) & STRONGROOM_HUGE)
 		return -EINVAL;
 	if (mmap_write_lock_killable(mm))
 		return -EINTR;
