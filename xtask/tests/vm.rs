@@ -7,7 +7,11 @@
     reason = "a test's own helpers fail the test"
 )]
 
-use std::io::{BufRead, BufReader, Write};
+#[path = "../../tests/skip.rs"]
+mod skip;
+
+use skip::skip;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -37,24 +41,6 @@ fn run(options: &[&str]) -> Option<(i32, String, String)> {
         return None;
     }
     Some((status, out, err))
-}
-
-/// Says that a test cannot run here; where STRONGROOM_NO_SKIP is set, that is a failure.
-fn skip(reason: &str) {
-    let test = std::thread::current().name().unwrap_or("?").to_owned();
-    assert!(
-        std::env::var_os("STRONGROOM_NO_SKIP").is_none_or(|v| v == "0" || v.is_empty()),
-        "{test} cannot run here: {reason}; STRONGROOM_NO_SKIP makes that a failure"
-    );
-    // Not eprintln!: the test harness would swallow it.
-    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
-    if let Some(path) = std::env::var_os("STRONGROOM_SKIP_LOG") {
-        let log = std::fs::File::options()
-            .append(true)
-            .create(true)
-            .open(path);
-        let _ = log.and_then(|mut log| writeln!(log, "{test}: {reason}"));
-    }
 }
 
 #[test]

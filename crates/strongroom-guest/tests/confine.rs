@@ -4,7 +4,7 @@
 
 mod guest;
 
-use guest::{BACKINGS, Guest, MIB, kvm, made, skipped};
+use guest::{BACKINGS, Guest, MIB, kvm, made, skip};
 use rustix::io::Errno;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -46,7 +46,7 @@ fn the_ways_back_are_closed_and_the_guest_goes_on() {
         some = true;
     }
     if !some {
-        skipped("no backing has private pages here");
+        skip("no backing has private pages here");
     }
 }
 

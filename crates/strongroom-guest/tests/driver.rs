@@ -6,7 +6,8 @@ mod eyes;
 mod guest;
 
 use eyes::read_by_kernel;
-use guest::{Guest, MIB, address, has_driver, kvm, machine, skipped};
+use guest::{Guest, MIB, address, has_driver, kvm, machine, skip};
+use kvm_ioctls::Kvm;
 use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use std::fmt::Debug;
@@ -59,7 +60,7 @@ fn where_the_driver_is<B: Debug>(new: impl FnOnce() -> Result<B, Error>) -> Opti
     );
     // `cargo xtask test` runs them in a virtual machine, too.
     if std::env::var_os("STRONGROOM_DRIVER_ELSEWHERE").is_none() {
-        skipped("the driver is not loaded");
+        skip("the driver is not loaded");
     }
     None
 }
@@ -67,6 +68,15 @@ fn where_the_driver_is<B: Debug>(new: impl FnOnce() -> Result<B, Error>) -> Opti
 fn state(name: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/sys/class/misc/strongroom/{name}")).unwrap();
     text.trim().parse().unwrap()
+}
+
+fn guest_of(kvm: &Kvm, backing: impl Backing + 'static) -> Guest {
+    Guest::new(
+        kvm,
+        machine(kvm, 0, None).unwrap(),
+        backing,
+        Limits::default(),
+    )
 }
 
 #[test]
@@ -77,12 +87,7 @@ fn guest_and_monitor_see_the_same_pages() {
     let Some(backing) = driver(len) else { return };
     let entries = (state("huge_entries"), state("small_entries"));
     let host = backing.host() as usize;
-    let guest = Guest::new(
-        &kvm,
-        machine(&kvm, 0, None).unwrap(),
-        backing,
-        Limits::default(),
-    );
+    let guest = guest_of(&kvm, backing);
     let mut vcpu = guest.processor(0);
     let pages = len / PAGE;
     // Zero at first, by the guest's eyes; then what each writes, the other reads.
@@ -134,12 +139,7 @@ fn nobody_but_the_monitor_reads_it_and_nothing_is_left() {
         [(Protection::NoVmm, Reason::GuestSteered)]
     );
     assert_eq!(backing.limits(), [Limit::NothingPrivate]);
-    let guest = Guest::new(
-        &kvm,
-        machine(&kvm, 0, None).unwrap(),
-        backing,
-        Limits::default(),
-    );
+    let guest = guest_of(&kvm, backing);
     let mut vcpu = guest.processor(0);
     vcpu.fill(0, WORDS, 0x1234_5678);
     let backing = guest.region().backing();
@@ -218,12 +218,7 @@ fn the_guest_keeps_its_private_pages_in_place() {
     );
     let (view, alias) = (backing.host(), backing.guest_alias().unwrap());
     assert_ne!(view, alias);
-    let guest = Guest::new(
-        &kvm,
-        machine(&kvm, 0, None).unwrap(),
-        backing,
-        Limits::default(),
-    );
+    let guest = guest_of(&kvm, backing);
     let mut vcpu = guest.processor(0);
     let pages = len / PAGE;
     vcpu.fill(0, pages * WORDS, 1);

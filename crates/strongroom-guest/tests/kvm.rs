@@ -4,7 +4,7 @@
 
 mod guest;
 
-use guest::{Ended, Guest, MIB, RAM, address, kvm, lacking, machine, skipped};
+use guest::{Ended, Guest, MIB, RAM, address, kvm, lacking, machine, skip};
 use kvm_bindings::{
     KVM_MEMORY_ATTRIBUTE_PRIVATE, KVM_MEMORY_EXIT_FLAG_PRIVATE, KVM_X86_SW_PROTECTED_VM,
     kvm_create_guest_memfd, kvm_memory_attributes,
@@ -666,7 +666,7 @@ fn a_stale_pin_sees_nothing_of_the_guest() {
         Err(error) => return lacking("pair", error),
     };
     let Ok(ring) = Ring::new() else {
-        return skipped("no io_uring here");
+        return skip("no io_uring here");
     };
     let guest = Guest::new(&kvm, vm, pair, PLENTY);
     let mut vcpu = guest.processor(0);

@@ -216,13 +216,13 @@ fn a_device_process_works_on_shared_pages() {
 #[test]
 fn a_device_process_never_sees_a_private_page() {
     let Ok(kvm) = Kvm::new() else {
-        return guest::skipped("no KVM");
+        return guest::skip("no KVM");
     };
     let vm = Arc::new(kvm.create_vm().unwrap());
     let machine = Machine::new(&kvm, vm, Layout::of(&kvm)).unwrap();
     let pair = match Pair::new(&machine, LEN, Side::Shared) {
         Ok(pair) => pair,
-        Err(error) => return guest::skipped(&format!("no pair of files: {error}")),
+        Err(error) => return guest::skip(&format!("no pair of files: {error}")),
     };
     let region = GuestRegion::new(START, pair).unwrap();
     region.place(&machine).unwrap();

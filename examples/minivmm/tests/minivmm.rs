@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../../../tests/skip.rs"]
+mod skip;
+
 use serde_json::Value;
-use std::io::Write;
+use skip::skip;
 use std::process::{Command, Output};
 
 /// What it exits with where it cannot run.
@@ -14,26 +17,6 @@ fn minivmm(arguments: &[&str]) -> Output {
         .args(arguments)
         .output()
         .unwrap()
-}
-
-/// Says that a test cannot run here; where STRONGROOM_NO_SKIP is set, that is a failure.
-fn skip(reason: &str) {
-    let test = std::thread::current().name().unwrap_or("?").to_owned();
-    assert!(
-        std::env::var_os("STRONGROOM_NO_SKIP").is_none_or(|v| v == "0" || v.is_empty()),
-        "{test} cannot run here: {reason}; STRONGROOM_NO_SKIP makes that a failure"
-    );
-    // Not eprintln!: the test harness would swallow it.
-    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
-    if let Some(path) = std::env::var_os("STRONGROOM_SKIP_LOG") {
-        let log = std::fs::File::options()
-            .append(true)
-            .create(true)
-            .open(path);
-        if let Ok(mut log) = log {
-            let _ = log.write_all(format!("{test}: {reason}\n").as_bytes());
-        }
-    }
 }
 
 /// STRONGROOM_BACKINGS names the backings that the kernel has; whether it is set at all. What it

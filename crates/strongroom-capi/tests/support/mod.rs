@@ -6,6 +6,11 @@
 )]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+#[path = "../../../../tests/skip.rs"]
+mod skip;
+
+#[allow(unused_imports, reason = "not every test program can lack something")]
+pub(crate) use skip::skip;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -111,26 +116,4 @@ pub(crate) fn told(output: &Output) -> String {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     )
-}
-
-/// Says that a test cannot run here; where STRONGROOM_NO_SKIP is set, that is a failure.
-pub(crate) fn skip(reason: &str) {
-    use std::io::Write;
-
-    let test = std::thread::current().name().unwrap_or("?").to_owned();
-    assert!(
-        std::env::var_os("STRONGROOM_NO_SKIP").is_none_or(|v| v == "0" || v.is_empty()),
-        "{test} cannot run here: {reason}; STRONGROOM_NO_SKIP makes that a failure"
-    );
-    // Not eprintln!: the test harness would swallow it.
-    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
-    let log = std::env::var_os("STRONGROOM_SKIP_LOG").map(|path| {
-        std::fs::File::options()
-            .append(true)
-            .create(true)
-            .open(path)
-    });
-    if let Some(Ok(mut log)) = log {
-        let _ = log.write_all(format!("{test}: {reason}\n").as_bytes());
-    }
 }

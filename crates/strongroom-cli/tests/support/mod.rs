@@ -22,6 +22,9 @@
     reason = "tests"
 )]
 
+#[path = "../../../../tests/skip.rs"]
+mod skip;
+
 pub(crate) mod chance;
 pub(crate) mod inject;
 pub(crate) mod outside;
@@ -32,33 +35,12 @@ pub(crate) use inject::Inside;
 pub(crate) use outside::{Hit, Outside};
 pub(crate) use room::{How, Room, Transcript, WHO, Who};
 pub(crate) use session::{Process, Session};
+pub(crate) use skip::skip;
 
 /// Whether the tests run as root.
 pub(crate) fn is_root() -> bool {
     // SAFETY: geteuid has no preconditions.
     unsafe { libc::geteuid() == 0 }
-}
-
-/// Says that a test cannot run here; where STRONGROOM_NO_SKIP is set, that is a failure.
-pub(crate) fn skip(reason: &str) {
-    use std::io::Write;
-
-    let test = std::thread::current().name().unwrap_or("?").to_owned();
-    assert!(
-        std::env::var_os("STRONGROOM_NO_SKIP").is_none_or(|v| v == "0" || v.is_empty()),
-        "{test} cannot run here: {reason}; STRONGROOM_NO_SKIP makes that a failure"
-    );
-    // Not eprintln!: the test harness would swallow it.
-    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
-    let log = std::env::var_os("STRONGROOM_SKIP_LOG").map(|path| {
-        std::fs::File::options()
-            .append(true)
-            .create(true)
-            .open(path)
-    });
-    if let Some(Ok(mut log)) = log {
-        let _ = log.write_all(format!("{test}: {reason}\n").as_bytes());
-    }
 }
 
 /// Returns from a test that needs root, or memfd_secret, where it is not to be had.

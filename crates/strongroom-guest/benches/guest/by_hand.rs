@@ -72,12 +72,8 @@ impl Converts for Poison {
 
 /// Two guest_memfds, and a slot for each 2 MiB.
 pub(crate) struct Pair {
-    /// Before the memory that its slots are of.
-    bare: Bare,
-    view: Memory,
+    two: Two,
     nowhere: Memory,
-    private: OwnedFd,
-    shared: OwnedFd,
     /// Chunks of which a page has a slot of its own.
     split: [bool; LEN / LARGE],
 }
@@ -90,11 +86,13 @@ impl Pair {
         let bare = Bare::new(kvm, 0)?;
         let (private, shared) = (bare.guest_memfd(LEN, 1)?, bare.guest_memfd(LEN, 3)?);
         let pair = Self {
-            view: Memory::file(shared.as_fd(), LEN),
+            two: Two {
+                view: Memory::file(shared.as_fd(), LEN),
+                bare,
+                private,
+                shared,
+            },
             nowhere: Memory::nothing(LEN),
-            private,
-            shared,
-            bare,
             split: [false; LEN / LARGE],
         };
         for chunk in 0..LEN / LARGE {
@@ -106,20 +104,26 @@ impl Pair {
 
     fn slot(&self, number: u32, bytes: Range<usize>, side: Side) {
         let (file, address) = match side {
-            Side::Private => (&self.private, &self.nowhere),
-            Side::Shared => (&self.shared, &self.view),
+            Side::Private => (&self.two.private, &self.nowhere),
+            Side::Shared => (&self.two.shared, &self.two.view),
         };
         let source = Source::File(file.as_fd(), bytes.start, address.at(bytes.start));
         let start = RAM + bytes.start as u64;
-        self.bare.slot(number, start, bytes.len(), source);
+        self.two.bare.slot(number, start, bytes.len(), source);
     }
 
     fn delete(&self, number: u32) {
-        self.bare.slot(number, 0, 0, Source::Nothing);
+        self.two.bare.slot(number, 0, 0, Source::Nothing);
+    }
+}
+
+impl Sides for Pair {
+    fn two(&mut self) -> &mut Two {
+        &mut self.two
     }
 
     /// Of a whole chunk, or always of the same page of it, which keeps its slot.
-    fn assign(&mut self, bytes: &Range<usize>, to: Side) {
+    fn flip(&mut self, bytes: &Range<usize>, to: Side) {
         let chunk = bytes.start / LARGE;
         let whole = chunk * LARGE..(chunk + 1) * LARGE;
         let (number, parts) = (2 + chunk as u32, SPLIT + 3 * chunk as u32);
@@ -139,84 +143,60 @@ impl Pair {
     }
 }
 
-impl Sides for Pair {
-    fn parts(&mut self) -> Parts<'_> {
-        Parts {
-            bare: &mut self.bare,
-            view: &mut self.view,
-            private: &self.private,
-            shared: &self.shared,
-        }
-    }
-
-    fn flip(&mut self, bytes: &Range<usize>, to: Side) {
-        self.assign(bytes, to);
-    }
-}
-
-impl Converts for Pair {
-    fn fill(&mut self, bytes: Range<usize>) {
-        self.view.fill(bytes.start, bytes.len(), 0x5a);
-    }
-
-    fn convert(&mut self, bytes: Range<usize>, to: Side, contents: Contents) {
-        convert(self, &bytes, to, contents);
-    }
-}
-
 /// Memory of which a page lies in one of two files.
 trait Sides {
-    fn parts(&mut self) -> Parts<'_>;
+    fn two(&mut self) -> &mut Two;
     /// Has the guest see the other file.
     fn flip(&mut self, bytes: &Range<usize>, to: Side);
 }
 
-struct Parts<'m> {
-    bare: &'m mut Bare,
-    view: &'m mut Memory,
-    private: &'m OwnedFd,
-    shared: &'m OwnedFd,
-}
-
-fn convert(it: &mut impl Sides, bytes: &Range<usize>, to: Side, contents: Contents) {
-    let (start, len) = (bytes.start, bytes.len());
-    let (address, keep) = (RAM + start as u64, contents == Contents::Kept);
-    match to {
-        Side::Private => {
-            it.flip(bytes, to);
-            let parts = it.parts();
-            if keep {
-                parts.bare.bounce.copy(0, parts.view, start, len);
-                parts.bare.store(address, len);
-            }
-            // All at once; freeing would unmap each page by itself.
-            if len > PAGE {
-                parts.view.forget(start, len);
-            }
-            punch(parts.shared, bytes);
-        }
-        Side::Shared => {
-            let parts = it.parts();
-            if keep {
-                parts.bare.load(address, len);
-                parts.view.copy(start, &parts.bare.bounce, 0, len);
-            } else {
-                parts.bare.wipe(address, len);
-            }
-            it.flip(bytes, to);
-            punch(it.parts().private, bytes);
-        }
-    }
-}
-
-/// A memfd and a guest_memfd, and an attribute for each page.
-pub(crate) struct Attributes {
-    /// Before the memory that its slot is of.
+struct Two {
+    /// Before the memory that its slots are of.
     bare: Bare,
     view: Memory,
     private: OwnedFd,
     shared: OwnedFd,
 }
+
+impl<M: Sides> Converts for M {
+    fn fill(&mut self, bytes: Range<usize>) {
+        self.two().view.fill(bytes.start, bytes.len(), 0x5a);
+    }
+
+    fn convert(&mut self, bytes: Range<usize>, to: Side, contents: Contents) {
+        let (start, len) = (bytes.start, bytes.len());
+        let (address, keep) = (RAM + start as u64, contents == Contents::Kept);
+        match to {
+            Side::Private => {
+                self.flip(&bytes, to);
+                let two = self.two();
+                if keep {
+                    two.bare.bounce.copy(0, &two.view, start, len);
+                    two.bare.store(address, len);
+                }
+                // All at once; freeing would unmap each page by itself.
+                if len > PAGE {
+                    two.view.forget(start, len);
+                }
+                punch(&two.shared, &bytes);
+            }
+            Side::Shared => {
+                let two = self.two();
+                if keep {
+                    two.bare.load(address, len);
+                    two.view.copy(start, &two.bare.bounce, 0, len);
+                } else {
+                    two.bare.wipe(address, len);
+                }
+                self.flip(&bytes, to);
+                punch(&self.two().private, &bytes);
+            }
+        }
+    }
+}
+
+/// A memfd and a guest_memfd, and an attribute for each page.
+pub(crate) struct Attributes(Two);
 
 impl Attributes {
     pub(crate) fn new(kvm: &Kvm) -> Option<Self> {
@@ -226,20 +206,27 @@ impl Attributes {
         let view = Memory::file(shared.as_fd(), LEN);
         let source = Source::File(private.as_fd(), 0, view.at(0));
         bare.slot(2, RAM, LEN, source);
-        Some(Self {
+        Some(Self(Two {
             bare,
             view,
             private,
             shared,
-        })
+        }))
+    }
+}
+
+impl Sides for Attributes {
+    fn two(&mut self) -> &mut Two {
+        &mut self.0
     }
 
-    fn set(&self, bytes: &Range<usize>, to: Side) {
+    fn flip(&mut self, bytes: &Range<usize>, to: Side) {
         let attributes = match to {
             Side::Private => u64::from(KVM_MEMORY_ATTRIBUTE_PRIVATE),
             Side::Shared => 0,
         };
-        self.bare
+        self.0
+            .bare
             .vm
             .set_memory_attributes(kvm_memory_attributes {
                 address: RAM + bytes.start as u64,
@@ -248,30 +235,5 @@ impl Attributes {
                 flags: 0,
             })
             .unwrap();
-    }
-}
-
-impl Sides for Attributes {
-    fn parts(&mut self) -> Parts<'_> {
-        Parts {
-            bare: &mut self.bare,
-            view: &mut self.view,
-            private: &self.private,
-            shared: &self.shared,
-        }
-    }
-
-    fn flip(&mut self, bytes: &Range<usize>, to: Side) {
-        self.set(bytes, to);
-    }
-}
-
-impl Converts for Attributes {
-    fn fill(&mut self, bytes: Range<usize>) {
-        self.view.fill(bytes.start, bytes.len(), 0x5a);
-    }
-
-    fn convert(&mut self, bytes: Range<usize>, to: Side, contents: Contents) {
-        convert(self, &bytes, to, contents);
     }
 }

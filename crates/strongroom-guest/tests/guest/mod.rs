@@ -2,9 +2,13 @@
 
 #![allow(dead_code)]
 
+#[path = "../../../../tests/skip.rs"]
+mod skip;
+
 use core::arch::global_asm;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_X86_SW_PROTECTED_VM, kvm_regs};
 use kvm_ioctls::{Kvm, VcpuExit};
+pub(crate) use skip::skip;
 use std::sync::Arc;
 use std::time::Duration;
 use strongroom_core::driver::DEVICE;
@@ -135,28 +139,8 @@ pub(crate) fn kvm() -> Option<Kvm> {
     match Kvm::new() {
         Ok(kvm) => Some(kvm),
         Err(error) => {
-            skipped(&format!("no KVM: {error}"));
+            skip(&format!("no KVM: {error}"));
             None
-        }
-    }
-}
-
-/// Says that a test cannot run here; where STRONGROOM_NO_SKIP is set, that is a failure.
-pub(crate) fn skipped(why: &str) {
-    use std::io::Write;
-    let test = std::thread::current().name().unwrap_or("?").to_owned();
-    assert!(
-        std::env::var_os("STRONGROOM_NO_SKIP").is_none_or(|v| v == "0" || v.is_empty()),
-        "{test} cannot run here: {why}; STRONGROOM_NO_SKIP makes that a failure"
-    );
-    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
-    if let Some(path) = std::env::var_os("STRONGROOM_SKIP_LOG") {
-        let log = std::fs::File::options()
-            .append(true)
-            .create(true)
-            .open(path);
-        if let Ok(mut log) = log {
-            let _ = writeln!(log, "{test}: {why}");
         }
     }
 }
@@ -183,7 +167,7 @@ pub(crate) fn each(len: usize, limits: Limits, mut test: impl FnMut(&'static str
         }
     }
     if !some {
-        skipped("no backing has private pages here");
+        skip("no backing has private pages here");
     }
 }
 
@@ -210,7 +194,7 @@ pub(crate) fn lacking(backing: &str, why: impl std::fmt::Display) {
     if named(backing, &why.to_string()) {
         eprintln!("{backing}: not here: {why}");
     } else {
-        skipped(&format!("no {backing} here: {why}"));
+        skip(&format!("no {backing} here: {why}"));
     }
 }
 
