@@ -3,6 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+// The process-wide heap has one policy, and a fork copies what other tests hold.
+#[path = "../../../tests/alone.rs"]
+mod alone;
+
+use alone::alone;
 use core::ffi::{CStr, c_char, c_int};
 use core::ptr::{null, null_mut};
 use serde_json::Value;
@@ -31,21 +36,6 @@ const fn policy(required: u32, preferred: u32, fork: u32) -> strongroom_policy {
 }
 
 const BEST: strongroom_policy = policy(SR_LOCKED, SR_HIDDEN, SR_FORK_COPY);
-
-/// Reruns one test in a process of its own: the process-wide heap has one policy, and a fork copies
-/// what other tests hold.
-fn alone(test: &str) -> bool {
-    if std::env::var_os("STRONGROOM_TEST_ALONE").is_some() {
-        return true;
-    }
-    let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env("STRONGROOM_TEST_ALONE", "1")
-        .status()
-        .unwrap();
-    assert!(status.success());
-    false
-}
 
 /// Forks; the child's `act` returns whether all is well.
 fn in_child(act: impl FnOnce() -> bool) -> bool {

@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::process::{Command, abort};
+// Forks of a process whose other threads run other tests would each copy what those hold.
+#[path = "../../../tests/alone.rs"]
+mod alone;
+
+use alone::alone;
+use std::process::abort;
 use strongroom::fork::ForkPolicy;
 use strongroom::ledger::Child;
 use strongroom::{Heap, Level, Policy, Region, keeper};
@@ -28,21 +33,6 @@ fn in_child(act: impl FnOnce() -> bool) -> bool {
 
 fn copying() -> Policy {
     Policy::prefer(Level::Hidden).on_fork(ForkPolicy::Copy)
-}
-
-/// Reruns one test of this file in a process of its own: forks of a process whose other
-/// threads run other tests would each copy what those hold.
-fn alone(test: &str) -> bool {
-    if std::env::var_os("STRONGROOM_TEST_ALONE").is_some() {
-        return true;
-    }
-    let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env("STRONGROOM_TEST_ALONE", "1")
-        .status()
-        .unwrap();
-    assert!(status.success());
-    false
 }
 
 #[test]

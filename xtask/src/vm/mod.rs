@@ -119,7 +119,7 @@ fn guest(args: &Args, root: &Path, output: Output, count: &mut Count) -> Result<
     if !args.no_install {
         packages::ensure_vm()?;
     }
-    qemu::check().map_err(Error::Unavailable)?;
+    let accelerator = qemu::accelerator().map_err(Error::Unavailable)?;
     let cache = Cache::open(root)?;
     let kernel = Kernel::get(&cache, args.kernel, !args.no_install).map_err(Error::Unavailable)?;
     let driver = if driver {
@@ -175,6 +175,7 @@ fn guest(args: &Args, root: &Path, output: Output, count: &mut Count) -> Result<
         None => None,
     };
     let machine = Machine {
+        accelerator,
         kernel: &kernel,
         outside: outside.as_ref(),
         initramfs: &image,

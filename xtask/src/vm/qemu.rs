@@ -19,6 +19,8 @@ const SCRATCH: u64 = 1024;
 /// What the guest is made of.
 #[derive(Debug)]
 pub(super) struct Machine<'a> {
+    /// Of [`accelerator`].
+    pub(super) accelerator: &'static str,
     pub(super) kernel: &'a Kernel,
     pub(super) initramfs: &'a Path,
     pub(super) append: &'a str,
@@ -40,12 +42,7 @@ pub(super) enum End {
     TimedOut(Told),
 }
 
-/// Whether there is a QEMU to run.
-pub(super) fn check() -> Result<(), String> {
-    version().map(drop)
-}
-
-/// Its version, the first two numbers of it.
+/// QEMU's version, the first two numbers of it.
 fn version() -> Result<(u32, u32), String> {
     let output = Command::new(QEMU)
         .arg("--version")
@@ -66,10 +63,12 @@ fn numbers(text: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
+/// How the QEMU that is here runs a guest, where there is one.
+///
 /// Before 8.1 a processor's thread reads code without the lock that who changes that code takes, and may keep
 /// what was there before (mended by QEMU's deba78709ae8): a kernel that patches its own code at work then dies of
 /// a breakpoint that is no longer there. There the processors take turns.
-fn accelerator() -> Result<&'static str, String> {
+pub(super) fn accelerator() -> Result<&'static str, String> {
     Ok(if version()? < (8, 1) {
         "tcg,thread=single"
     } else {
@@ -93,7 +92,7 @@ impl Machine<'_> {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "--", QEMU])
-            .args(["-accel", accelerator()?, "-cpu", "max"])
+            .args(["-accel", self.accelerator, "-cpu", "max"])
             .args(["-m", &self.memory.to_string()])
             // Processors of one socket are not of several nodes.
             .arg("-smp")

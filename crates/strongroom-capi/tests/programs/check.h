@@ -19,7 +19,7 @@
     do {                                                                                     \
         if (!(what)) {                                                                       \
             char text_[500];                                                                 \
-            strongroom_error_message(text_, sizeof text_);                                           \
+            strongroom_error_message(text_, sizeof text_);                                   \
             fprintf(stderr, "%s:%d: failed: %s (%s)\n", __FILE__, __LINE__, #what, text_);   \
             _exit(99);                                                                       \
         }                                                                                    \
